@@ -1,0 +1,97 @@
+"""Loader: hashes, decodes and prepares pictures in parallel, a bounded number ahead, in order, failures as values."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer.report import Failed
+from mmsearch.collection import NewItem
+from mmsearch.errors import ImageError
+from mmsearch.images import MAX_PIXELS, content_hash, decode, probe
+from mmsearch.types import Encoder, Modality, SourceEntry, UInt8
+
+LOOK_AHEAD = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A picture that can be stored; `pixels` (3, S, S) is None when a vector of its content is there already."""
+
+    item: NewItem
+    pixels: UInt8 | None
+
+
+class Loader:
+    """A pool of decoding threads. Pillow leaves the interpreter lock while it decodes, so threads are enough."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        has_content: Callable[[bytes], bool],
+        *,
+        threads: int,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        """`has_content` tells, from any thread, whether a picture with that SHA-256 has a vector already."""
+        self._encoder = encoder
+        self._has_content = has_content
+        self._max_pixels = max_pixels
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mmsearch-load")
+        self._window: deque[Future[Loaded | Failed]] = deque()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, entry: SourceEntry) -> None:
+        """Begin to load a picture."""
+        self._window.append(self._pool.submit(self._load, entry))
+
+    def ready(self) -> Iterator[Loaded | Failed]:
+        """Yield, in the order of submission, what must be taken before more may be submitted or is done anyway."""
+        while self._window and (len(self._window) >= LOOK_AHEAD or self._window[0].done()):
+            yield self._window.popleft().result()
+
+    def rest(self) -> Iterator[Loaded | Failed]:
+        """Yield all that was submitted and not yet taken, in order."""
+        while self._window:
+            yield self._window.popleft().result()
+
+    def _load(self, entry: SourceEntry) -> Loaded | Failed:
+        scanned_ns = time.time_ns()
+        try:
+            with Path(entry.uri).open("rb") as file:
+                digest = content_hash(file)
+                if self._has_content(digest):
+                    pixels, info = None, probe(file, entry.uri)
+                else:
+                    size = self._encoder.spec.image_size
+                    image, info = decode(file, entry.uri, max_pixels=self._max_pixels, min_side=size)
+                    pixels = self._encoder.prepare_image(image)
+        except ImageError as error:
+            return Failed(entry.key, str(error))
+        except MemoryError:
+            return Failed(entry.key, "there is not enough memory to decode it", transient=True)
+        except OSError as error:
+            return Failed(entry.key, f"it cannot be read: {error.strerror}", transient=True)
+        item = NewItem(
+            key=entry.key,
+            modality=Modality.IMAGE,
+            uri=entry.uri,
+            group=entry.group,
+            content_hash=digest,
+            size=entry.size,
+            mtime_ns=entry.mtime_ns,
+            scanned_ns=scanned_ns,
+            width=info.width,
+            height=info.height,
+            format=info.format,
+        )
+        return Loaded(item, pixels)

@@ -1,0 +1,61 @@
+"""What an indexing run tells: while it runs (`Progress`) and when it is done (`IndexReport`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mmsearch.types import Modality
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A file that could not be used, and why; a `transient` reason may pass without the file changing."""
+
+    key: str
+    reason: str
+    transient: bool = False
+
+
+@dataclass(slots=True)
+class IndexReport:
+    """What a run did, in items. Filled while it runs; `seconds` and `commit` at its end.
+
+    `kept` were there and unchanged, `skipped` could not be read before and have not changed, `failed` could not be read
+    now, `held_back` would have been deleted but were too many to do so unasked; `embedded` counts vectors computed.
+    """
+
+    collection: str
+    added: int = 0
+    changed: int = 0
+    moved: int = 0
+    deleted: int = 0
+    kept: int = 0
+    skipped: int = 0
+    held_back: int = 0
+    embedded: dict[Modality, int] = field(default_factory=lambda: dict.fromkeys(Modality, 0))
+    failed: list[Failed] = field(default_factory=list)
+    indexed: list[Modality] = field(default_factory=list)
+    interrupted: bool = False
+    dry_run: bool = False
+    seconds: float = 0.0
+    commit: int = 0
+
+
+class Progress:
+    """Told how a run gets on; this one listens to nothing. Every method is called from the thread that runs `index`."""
+
+    def found(self, entries: int, *, complete: bool) -> None:
+        """`entries` pictures and captions have been found so far; `complete` when the scan has come to its end."""
+
+    def done(self, entries: int) -> None:
+        """`entries` of those found are dealt with: embedded, kept, skipped or failed."""
+
+    def embedded(self, keys: Sequence[str], modality: Modality) -> None:
+        """The vectors of these items were computed."""
+
+    def committed(self, commit_keys: int) -> None:
+        """A commit has made the last `commit_keys` items durable."""
+
+    def building(self) -> None:
+        """The vectors are stored; indexes are now looked after."""

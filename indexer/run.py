@@ -1,0 +1,176 @@
+"""`index`: open or make the collection, run every source through the pipeline, look after the indexes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from indexer.load import Loader
+from indexer.pipeline import Pipeline
+from indexer.plan import Action, Planner, scope_of
+from indexer.report import Failed, IndexReport, Progress
+from indexer.sources import make_source
+from mmsearch.collection import Collection
+from mmsearch.collection.maintenance import maintain
+from mmsearch.config import Settings
+from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
+from mmsearch.errors import CollectionNotFound, EncoderMismatch, SourceError
+from mmsearch.images import MAX_PIXELS
+from mmsearch.types import Encoder, Modality, ScanFailure, Source
+from mmsearch.vectors.spec import IndexKind
+
+PathLike = str | os.PathLike[str]
+
+
+def index(
+    sources: Sequence[PathLike | Source] | PathLike = (),
+    *,
+    collection: PathLike | None = None,
+    encoder: Encoder | str | None = None,
+    index_kind: IndexKind | None = None,
+    max_pixels: int = MAX_PIXELS,
+    rehash: bool = False,
+    allow_mass_delete: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> IndexReport:
+    """Bring a collection up to date with folders, `.jsonl` corpora and pictures, making it if need be.
+
+    Without sources, all those indexed before are looked at again. `collection` is a name or a path (None: the
+    default one), `encoder` a URI or an Encoder and must be the collection's own. `rehash` compares every file by its
+    content; `allow_mass_delete` confirms the deletion of more than half of a source; `dry_run` only counts. `stop`
+    ends the run at the next batch. Everything up to the last commit survives whatever happens. Raise SourceError,
+    EncoderMismatch, CollectionLocked and the other errors of `mmsearch.errors`.
+    """
+    started = time.monotonic()
+    settings = Settings.from_environment()
+    path = settings.collection_path(collection)
+    stop = stop or threading.Event()
+    progress = progress or Progress()
+    given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    made: list[Source] = [make_source(s) if isinstance(s, str | os.PathLike) else s for s in given]
+    report = IndexReport(collection=str(path), dry_run=dry_run)
+    with _opened(path, encoder, made, dry_run=dry_run) as (opened, engine):
+        if not made:
+            made = list(_known_sources(opened, report))
+        if opened is None or dry_run:
+            _dry_run(opened, made, report, rehash=rehash)
+            report.seconds = time.monotonic() - started
+            return report
+        with opened.writer() as writer, _loader(opened, engine, settings.threads, max_pixels) as loader:
+            pipeline = Pipeline(
+                opened,
+                writer,
+                engine,
+                report,
+                progress=progress,
+                stop=stop,
+                rehash=rehash,
+                allow_mass_delete=allow_mass_delete,
+            )
+            for source in made:
+                if not stop.is_set():
+                    pipeline.run(source, loader)
+            report.interrupted = stop.is_set()
+            if not report.interrupted:
+                progress.building()
+                report.indexed = maintain(opened, writer, kind=index_kind)
+        report.commit = opened.snapshot().commit
+    report.seconds = time.monotonic() - started
+    return report
+
+
+@contextlib.contextmanager
+def _opened(
+    path: Path, encoder: Encoder | str | None, sources: Sequence[Source], *, dry_run: bool
+) -> Iterator[tuple[Collection | None, Encoder]]:
+    """Yield the collection, made if need be, and its encoder; no collection when a dry run would have to make it."""
+    collection: Collection | None
+    try:
+        collection = Collection.open(path)
+    except CollectionNotFound:
+        if not sources:
+            raise
+        collection = None
+    wanted = encoder or (collection.spec.uri if collection else DEFAULT_ENCODER)
+    try:
+        engine = load_encoder(wanted) if isinstance(wanted, str) else wanted
+        if collection is None and not dry_run:
+            collection = Collection.create(path, engine.spec)
+        if collection is not None and collection.spec.fingerprint != engine.spec.fingerprint:
+            raise _mismatch(collection, engine, sources)
+        yield collection, engine
+    finally:
+        if collection is not None:
+            collection.close()
+
+
+def _mismatch(collection: Collection, encoder: Encoder, sources: Sequence[Source]) -> EncoderMismatch:
+    bound, wanted = collection.spec.uri, encoder.spec.uri
+    other = f"{collection.layout.root}-{wanted.replace(':', '-').replace('/', '-')}"
+    paths = [source.root for source in sources] or [root.path for root in collection.catalog.roots()]
+    command = shlex.join(["mmsearch", "index", *paths, "--collection", other, "--encoder", wanted])
+    change = "whose weights were others then" if bound == wanted else f"not to {wanted}"
+    return EncoderMismatch(
+        f"The collection {collection.layout.root} is bound to the encoder {bound}, {change}: make another one with"
+        f" '{command}'.",
+        bound=bound,
+        wanted=wanted,
+    )
+
+
+def _loader(collection: Collection, encoder: Encoder, threads: int, max_pixels: int) -> Loader:
+    def has_content(digest: bytes) -> bool:
+        return collection.catalog.has_content(Modality.IMAGE, digest)
+
+    return Loader(encoder, has_content, threads=threads, max_pixels=max_pixels)
+
+
+def _known_sources(collection: Collection | None, report: IndexReport) -> Iterator[Source]:
+    """Yield the sources indexed before; one that is not there now is a failure, and nothing of it is deleted."""
+    for root in collection.catalog.roots() if collection else ():
+        try:
+            yield make_source(root.path)
+        except SourceError as error:
+            report.failed.append(Failed(root.path, str(error), transient=True))
+
+
+def _dry_run(collection: Collection | None, sources: Sequence[Source], report: IndexReport, *, rehash: bool) -> None:
+    """Count what a run would do by names and stamps alone; a moved file counts as added and deleted."""
+    for source in sources:
+        holder = None
+        if collection is not None:
+            roots = [r for r in collection.catalog.roots() if _covers(r.path, source.root)]
+            holder = roots[0] if roots else None
+        planner = Planner(
+            collection.catalog.known_items(holder.id) if collection and holder else iter(()),
+            collection.catalog.known_failures(holder.id) if collection and holder else {},
+            scope=scope_of(source, holder.path if holder else source.root),
+            rehash=rehash,
+        )
+        for entry in source.scan():
+            if isinstance(entry, ScanFailure):
+                planner.failed(entry)
+                report.failed.append(Failed(entry.key, entry.reason, transient=True))
+                continue
+            known = planner.known(entry.key)
+            action = planner.classify(entry)
+            if action is Action.KEEP:
+                report.kept += 1
+            elif action is Action.SKIP:
+                report.skipped += 1
+            elif known is None:
+                report.added += 1
+            else:
+                report.changed += 1
+        report.deleted += len(planner.gone())
+
+
+def _covers(root: str, path: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")

@@ -1,0 +1,76 @@
+"""mmsearch: search pictures and captions by meaning, on your own machine.
+
+    import mmsearch
+
+    mmsearch.index(["./photos"])                     # into the default collection
+    with mmsearch.open() as photos:
+        for hit in photos.search("a red car", k=5):
+            print(hit.score, hit.item.uri)
+
+Names are loaded when they are first used (PEP 562): `import mmsearch` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from indexer import IndexReport, Progress, index
+    from mmsearch import errors
+    from mmsearch.collection import Collection
+    from mmsearch.encoders import list_encoders, load_encoder
+    from mmsearch.engine.engine import SearchEngine
+    from mmsearch.engine.engine import open_collection as open
+    from mmsearch.types import Hit, Item, Modality, SearchParams, SearchResult
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Collection": "mmsearch.collection:Collection",
+    "Hit": "mmsearch.types:Hit",
+    "IndexReport": "indexer:IndexReport",
+    "Item": "mmsearch.types:Item",
+    "Modality": "mmsearch.types:Modality",
+    "Progress": "indexer:Progress",
+    "SearchEngine": "mmsearch.engine.engine:SearchEngine",
+    "SearchParams": "mmsearch.types:SearchParams",
+    "SearchResult": "mmsearch.types:SearchResult",
+    "errors": "mmsearch.errors:",
+    "index": "indexer:index",
+    "list_encoders": "mmsearch.encoders:list_encoders",
+    "load_encoder": "mmsearch.encoders:load_encoder",
+    "open": "mmsearch.engine.engine:open_collection",
+}
+
+__all__ = [
+    "Collection",
+    "Hit",
+    "IndexReport",
+    "Item",
+    "Modality",
+    "Progress",
+    "SearchEngine",
+    "SearchParams",
+    "SearchResult",
+    "__version__",
+    "errors",
+    "index",
+    "list_encoders",
+    "load_encoder",
+    "open",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mmsearch' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    loaded = import_module(module)
+    value = getattr(loaded, attribute) if attribute else loaded
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,1 @@
+"""All metadata of a collection in SQLite; its transaction is the one commit. Home of SQLAlchemy and Alembic."""

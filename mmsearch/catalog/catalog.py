@@ -1,0 +1,268 @@
+"""Catalog: every question that mmsearch asks of the metadata, as a named method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from sqlalchemy import Connection, Row, func, select
+
+from mmsearch.catalog import schema
+from mmsearch.catalog.changes import KNOWN_ITEM, Transaction, to_known_item
+from mmsearch.catalog.database import Database
+from mmsearch.catalog.rows import (
+    AnnRow,
+    CatalogState,
+    Changes,
+    Counts,
+    KnownFailure,
+    KnownItem,
+    ModalityState,
+    Root,
+    SegmentRow,
+    rows_from_bytes,
+)
+from mmsearch.errors import CollectionCorrupt
+from mmsearch.types import Item, Modality
+
+_T = TypeVar("_T")
+_IN_LIST = 500  # ids in one IN (…), well under SQLite's limit of variables
+
+
+class Catalog:
+    """The metadata of one collection. Every method is safe to call from several threads."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        """Open the catalog at `path`, upgrading an older schema; without `create` it must be there already."""
+        if not create and not path.is_file():
+            raise CollectionCorrupt(f"The catalog {path} is missing: restore it from a backup or index again.")
+        self._database = Database(path)
+        self._database.upgrade()
+
+    @property
+    def writable(self) -> bool:
+        """False when the folder of the catalog is read-only."""
+        return self._database.writable
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._database.close()
+
+    def checkpoint(self) -> None:
+        """Move what the write-ahead log holds into the database file."""
+        self._database.checkpoint()
+
+    def integrity_problems(self) -> list[str]:
+        """Return what SQLite's integrity and foreign key checks complain of."""
+        return self._database.integrity_problems()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Yield the one way to change the catalog: all of it is committed at the end, or none of it."""
+        with self._database.write() as connection:
+            yield Transaction(connection)
+
+    # --- the state a reader searches --------------------------------------------------------------------------------
+
+    def token(self) -> tuple[int, int]:
+        """Return (commit, layout): it changes when items or their files on disk do."""
+        with self._database.read() as connection:
+            return _token(connection)
+
+    def state(self, dim: int) -> CatalogState:
+        """Return everything a reader needs, from one transaction."""
+        with self._database.read() as connection:
+            modalities = {modality: _modality_state(connection, modality, dim) for modality in Modality}
+            return CatalogState(_token(connection), modalities)
+
+    # --- items ------------------------------------------------------------------------------------------------------
+
+    def items_of_vectors(self, modality: Modality, vector_ids: Iterable[int]) -> dict[int, list[Item]]:
+        """Return the items of each vector, by item id; pictures with their captions. A vanished vector has no entry."""
+        found: dict[int, list[Item]] = {}
+        table = schema.items
+        with self._database.read() as connection:
+            rows: list[Row[Any]] = []
+            for some in _chunks(vector_ids):
+                query = select(table).where(table.c.modality == modality, table.c.vector_id.in_(some))
+                rows += connection.execute(query.order_by(table.c.id))
+            groups = {row.group_key for row in rows} if modality is Modality.IMAGE else set()
+            captions = _captions(connection, groups)
+        for row in rows:
+            found.setdefault(row.vector_id, []).append(_item(row, captions.get(row.group_key, ())))
+        return found
+
+    def known_items(self, root_id: int) -> Iterator[KnownItem]:
+        """Yield what is known of a root's items, by item id."""
+        with self._database.read() as connection:
+            for row in connection.execute(KNOWN_ITEM.where(schema.items.c.root_id == root_id)):
+                yield to_known_item(row)
+
+    def known_item(self, key: str) -> KnownItem | None:
+        """Return what is known of the item with that key."""
+        with self._database.read() as connection:
+            row = connection.execute(KNOWN_ITEM.where(schema.items.c.key == key)).one_or_none()
+            return None if row is None else to_known_item(row)
+
+    def known_failures(self, root_id: int) -> dict[str, KnownFailure]:
+        """Return a root's unreadable files by key."""
+        table = schema.failures
+        with self._database.read() as connection:
+            rows = connection.execute(select(table).where(table.c.root_id == root_id).order_by(table.c.key))
+            return {row.key: KnownFailure(row.key, row.size, row.mtime_ns, row.reason) for row in rows}
+
+    def has_content(self, modality: Modality, content_hash: bytes) -> bool:
+        """Return True when a live vector of that content is committed."""
+        table = schema.vectors
+        query = select(table.c.id).where(table.c.modality == modality, table.c.content_hash == content_hash)
+        with self._database.read() as connection:
+            return connection.execute(query).first() is not None
+
+    def roots(self) -> tuple[Root, ...]:
+        """Return the sources that were indexed, by path."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(schema.roots).order_by(schema.roots.c.path))
+            return tuple(Root(row.id, row.kind, row.path) for row in rows)
+
+    # --- reports ----------------------------------------------------------------------------------------------------
+
+    def counts(self) -> Counts:
+        """Return how much there is."""
+        table = schema.items
+        with self._database.read() as connection:
+            rows = connection.execute(select(table.c.modality, func.count()).group_by(table.c.modality)).all()
+            failures = connection.execute(select(func.count()).select_from(schema.failures)).scalar_one()
+            commits, last = connection.execute(select(func.count(), func.max(schema.commits.c.at))).one()
+        items = dict.fromkeys(Modality, 0) | {Modality(row[0]): int(row[1]) for row in rows}
+        return Counts(items=items, failures=int(failures), commits=int(commits), last_commit_at=last)
+
+    def commit_changes(self) -> dict[int, Changes]:
+        """Return what each commit changed, by its number."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(schema.commits).order_by(schema.commits.c.number))
+            return {row.number: Changes(row.added, row.changed, row.moved, row.deleted) for row in rows}
+
+    def fact(self, name: str) -> str | None:
+        """Return a stored setting of the collection."""
+        with self._database.read() as connection:
+            return connection.execute(_fact(name)).scalar_one_or_none()
+
+    def vector_problems(self) -> list[str]:
+        """Return what is wrong between items, vectors and the places where rows lie."""
+        problems = []
+        with self._database.read() as connection:
+            for modality in Modality:
+                state = _modality_state(connection, modality, dim=None)
+                expected = 0
+                for segment in state.segments:
+                    if segment.first_id != expected:
+                        problems.append(
+                            f"{modality} segment {segment.file} begins at {segment.first_id}, not {expected}"
+                        )
+                    expected = segment.first_id + segment.rows
+                count = connection.execute(_count_unsealed(modality)).scalar_one()
+                if expected + count != state.next_id:
+                    problems.append(
+                        f"{modality} rows for {expected + count} ids are stored, {state.next_id} were given out"
+                    )
+                live = connection.execute(
+                    select(func.count()).select_from(schema.vectors).where(schema.vectors.c.modality == modality)
+                ).scalar_one()
+                if live != state.live:
+                    problems.append(f"{modality} vectors: {live} are named, {state.live} are alive")
+            unused = connection.exec_driver_sql(
+                "SELECT count(*) FROM vectors AS v WHERE NOT EXISTS"
+                " (SELECT 1 FROM items AS i WHERE i.modality = v.modality AND i.vector_id = v.id)"
+            ).scalar_one()
+        if unused:
+            problems.append(f"{unused} vectors serve no item")
+        return problems
+
+
+def _token(connection: Connection) -> tuple[int, int]:
+    commit = connection.execute(select(func.max(schema.commits.c.number))).scalar_one()
+    layout = connection.execute(_fact("layout")).scalar_one_or_none()
+    return int(commit or 0), int(layout or 0)
+
+
+def _fact(name: str) -> Any:
+    return select(schema.facts.c.value).where(schema.facts.c.name == name)
+
+
+def _count_unsealed(modality: Modality) -> Any:
+    table = schema.unsealed_vectors
+    return select(func.count()).select_from(table).where(table.c.modality == modality)
+
+
+def _modality_state(connection: Connection, modality: Modality, dim: int | None) -> ModalityState:
+    """Return the state of a modality; with dim None, without the unsealed rows."""
+    segments, ann, dead = schema.segments, schema.ann_indexes, schema.dead_vectors
+    next_id = connection.execute(
+        select(schema.counters.c.next_id).where(schema.counters.c.modality == modality)
+    ).scalar_one_or_none()
+    segment_rows = connection.execute(
+        select(segments).where(segments.c.modality == modality).order_by(segments.c.first_id)
+    )
+    dead_ids = connection.execute(select(dead.c.id).where(dead.c.modality == modality).order_by(dead.c.id)).scalars()
+    ann_row = connection.execute(select(ann).where(ann.c.modality == modality)).mappings().one_or_none()
+    first, rows = _unsealed(connection, modality, dim) if dim is not None else (0, np.empty((0, 0), np.float16))
+    return ModalityState(
+        modality=modality,
+        next_id=int(next_id or 0),
+        segments=tuple(SegmentRow(modality, r.first_id, r.rows, r.file, r.sha256, r.bytes) for r in segment_rows),
+        unsealed_first=first,
+        unsealed=rows,
+        dead=np.fromiter(dead_ids, dtype=np.int64),
+        ann=None if ann_row is None else AnnRow(**{**ann_row, "modality": modality}),
+    )
+
+
+def _unsealed(connection: Connection, modality: Modality, dim: int) -> tuple[int, Any]:
+    table = schema.unsealed_vectors
+    query = select(table.c.id, table.c.row).where(table.c.modality == modality).order_by(table.c.id)
+    found = connection.execute(query).all()
+    if not found:
+        return 0, np.empty((0, dim), dtype=np.float16)
+    first, last = int(found[0].id), int(found[-1].id)
+    try:
+        rows = rows_from_bytes([row.row for row in found], dim)
+    except ValueError as error:
+        raise CollectionCorrupt(f"The catalog is damaged ({error}): restore it from a backup.") from error
+    if last - first + 1 != len(found):
+        raise CollectionCorrupt("The catalog is damaged (unsealed vectors are missing): restore it from a backup.")
+    return first, rows
+
+
+def _captions(connection: Connection, groups: set[str]) -> dict[str, tuple[str, ...]]:
+    table = schema.items
+    captions: dict[str, tuple[str, ...]] = {}
+    for some in _chunks(sorted(groups)):
+        query = select(table.c.group_key, table.c.text).where(
+            table.c.modality == Modality.TEXT, table.c.group_key.in_(some)
+        )
+        for group, text in connection.execute(query.order_by(table.c.id)):
+            captions[group] = (*captions.get(group, ()), text)
+    return captions
+
+
+def _item(row: Row[Any], captions: tuple[str, ...]) -> Item:
+    return Item(
+        id=row.id,
+        modality=Modality(row.modality),
+        uri=row.uri,
+        group=row.group_key,
+        text=row.text,
+        width=row.width,
+        height=row.height,
+        format=row.format,
+        captions=captions,
+    )
+
+
+def _chunks(values: Iterable[_T]) -> Iterator[list[_T]]:
+    everything = list(values)
+    for start in range(0, len(everything), _IN_LIST):
+        yield everything[start : start + _IN_LIST]

@@ -1,0 +1,245 @@
+"""Transaction: every change of the catalog, as a named method on one open write transaction."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from mmsearch.catalog import schema
+from mmsearch.catalog.rows import AnnRow, Changes, KnownItem, NewItem, Root, SegmentRow
+from mmsearch.types import Modality
+
+KNOWN_ITEM = (
+    select(
+        schema.items.c.id,
+        schema.items.c.key,
+        schema.items.c.modality,
+        schema.items.c.root_id,
+        schema.items.c.group_key,
+        schema.items.c.size,
+        schema.items.c.mtime_ns,
+        schema.items.c.scanned_ns,
+        schema.items.c.vector_id,
+        schema.vectors.c.content_hash,
+    )
+    .join(
+        schema.vectors,
+        (schema.vectors.c.modality == schema.items.c.modality) & (schema.vectors.c.id == schema.items.c.vector_id),
+    )
+    .order_by(schema.items.c.id)
+)
+"""What a `KnownItem` is made of; narrow it with `where`."""
+
+
+def to_known_item(row: Any) -> KnownItem:
+    """Return a row of `KNOWN_ITEM` as a value."""
+    return KnownItem(
+        id=row.id,
+        key=row.key,
+        modality=Modality(row.modality),
+        root_id=row.root_id,
+        group=row.group_key,
+        size=row.size,
+        mtime_ns=row.mtime_ns,
+        scanned_ns=row.scanned_ns,
+        vector_id=row.vector_id,
+        content_hash=row.content_hash,
+    )
+
+
+class Transaction:
+    """What a writer may do between BEGIN IMMEDIATE and COMMIT. One thread at a time."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    # --- roots ------------------------------------------------------------------------------------------------------
+
+    def root_for(self, kind: str, path: str) -> Root:
+        """Return the root that covers `path`, making it if there is none; folders below a new folder are absorbed."""
+        roots = [Root(r.id, r.kind, r.path) for r in self._connection.execute(select(schema.roots))]
+        for root in roots:
+            if root.path == path or (root.kind == "folder" and kind != "jsonl" and _below(path, root.path)):
+                return root
+        new_id = self._connection.execute(
+            insert(schema.roots).values(kind=kind, path=path, added_at=time.time())
+        ).inserted_primary_key
+        assert new_id is not None
+        root = Root(int(new_id[0]), kind, path)
+        for other in roots:
+            if kind == "folder" and other.kind in ("folder", "file") and _below(other.path, path):
+                self._absorb(other, into=root)
+        return root
+
+    def _absorb(self, root: Root, *, into: Root) -> None:
+        for table in (schema.items, schema.failures):
+            self._connection.execute(update(table).where(table.c.root_id == root.id).values(root_id=into.id))
+        self._connection.execute(delete(schema.roots).where(schema.roots.c.id == root.id))
+
+    # --- vectors ----------------------------------------------------------------------------------------------------
+
+    def vector_of(self, modality: Modality, content_hash: bytes) -> int | None:
+        """Return the id of the live vector of that content, seen from inside this transaction."""
+        table = schema.vectors
+        query = select(table.c.id).where(table.c.modality == modality, table.c.content_hash == content_hash)
+        return self._connection.execute(query).scalar_one_or_none()
+
+    def items_with_content(self, modality: Modality, content_hash: bytes) -> list[KnownItem]:
+        """Return the items of that content, by item id, seen from inside this transaction."""
+        query = KNOWN_ITEM.where(schema.vectors.c.modality == modality, schema.vectors.c.content_hash == content_hash)
+        return [to_known_item(row) for row in self._connection.execute(query)]
+
+    def add_vector(self, modality: Modality, content_hash: bytes, row: bytes) -> int:
+        """Store a new vector (its little-endian float16 row) unsealed, and return its id."""
+        counters = schema.counters
+        query = select(counters.c.next_id).where(counters.c.modality == modality)
+        vector_id = self._connection.execute(query).scalar_one_or_none()
+        if vector_id is None:
+            vector_id = 0
+            self._connection.execute(insert(counters).values(modality=modality, next_id=1))
+        else:
+            self._connection.execute(
+                update(counters).where(counters.c.modality == modality).values(next_id=vector_id + 1)
+            )
+        self._connection.execute(
+            insert(schema.vectors).values(modality=modality, id=vector_id, content_hash=content_hash)
+        )
+        self._connection.execute(insert(schema.unsealed_vectors).values(modality=modality, id=vector_id, row=row))
+        return vector_id
+
+    def _retire(self, modality: Modality, vector_id: int) -> None:
+        """Let a vector go that no item needs any more; its id stays taken and becomes a dead one."""
+        items = schema.items
+        users = select(items.c.id).where(items.c.modality == modality, items.c.vector_id == vector_id).limit(1)
+        if self._connection.execute(users).first() is None:
+            table = schema.vectors
+            self._connection.execute(delete(table).where(table.c.modality == modality, table.c.id == vector_id))
+            self._connection.execute(insert(schema.dead_vectors).values(modality=modality, id=vector_id))
+
+    # --- items ------------------------------------------------------------------------------------------------------
+
+    def put_item(self, item: NewItem, root_id: int, vector_id: int) -> bool:
+        """Store an item under its key and forget a failure of that key; return True when the key is new."""
+        table = schema.items
+        values = {
+            "modality": item.modality,
+            "uri": item.uri,
+            "group_key": item.group,
+            "text": item.text,
+            "vector_id": vector_id,
+            "size": item.size,
+            "mtime_ns": item.mtime_ns,
+            "scanned_ns": item.scanned_ns,
+            "width": item.width,
+            "height": item.height,
+            "format": item.format,
+        }
+        self.clear_failure(item.key)
+        old = self._connection.execute(
+            select(table.c.id, table.c.modality, table.c.vector_id).where(table.c.key == item.key)
+        ).one_or_none()
+        if old is None:
+            self._connection.execute(insert(table).values(key=item.key, root_id=root_id, **values))
+            return True
+        self._connection.execute(update(table).where(table.c.id == old.id).values(**values))
+        if old.vector_id != vector_id:
+            self._retire(Modality(old.modality), old.vector_id)
+        return False
+
+    def move_item(self, item_id: int, item: NewItem, root_id: int) -> None:
+        """Give an item another key and place; its id and vector stay."""
+        self.clear_failure(item.key)
+        self._connection.execute(
+            update(schema.items)
+            .where(schema.items.c.id == item_id)
+            .values(
+                key=item.key,
+                uri=item.uri,
+                group_key=item.group,
+                root_id=root_id,
+                size=item.size,
+                mtime_ns=item.mtime_ns,
+                scanned_ns=item.scanned_ns,
+            )
+        )
+
+    def touch_item(self, item_id: int, *, size: int, mtime_ns: int, scanned_ns: int) -> None:
+        """Note that an item's file was looked at again and holds what it held."""
+        self._connection.execute(
+            update(schema.items)
+            .where(schema.items.c.id == item_id)
+            .values(size=size, mtime_ns=mtime_ns, scanned_ns=scanned_ns)
+        )
+
+    def adopt_item(self, item_id: int, root_id: int) -> None:
+        """Hand an item over to another root that also names it."""
+        self._connection.execute(update(schema.items).where(schema.items.c.id == item_id).values(root_id=root_id))
+
+    def delete_items(self, item_ids: Iterable[int]) -> int:
+        """Delete items, retire vectors that served them alone, and return how many there were."""
+        table = schema.items
+        deleted = 0
+        for item_id in item_ids:
+            row = self._connection.execute(
+                select(table.c.modality, table.c.vector_id).where(table.c.id == item_id)
+            ).one_or_none()
+            if row is not None:
+                self._connection.execute(delete(table).where(table.c.id == item_id))
+                self._retire(Modality(row.modality), row.vector_id)
+                deleted += 1
+        return deleted
+
+    # --- failures ---------------------------------------------------------------------------------------------------
+
+    def put_failure(self, key: str, root_id: int, *, size: int, mtime_ns: int, reason: str) -> None:
+        """Record that a file could not be read, and as what it was seen."""
+        values = {"root_id": root_id, "size": size, "mtime_ns": mtime_ns, "reason": reason, "at": time.time()}
+        statement = upsert(schema.failures).values(key=key, **values)
+        self._connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_=values))
+
+    def clear_failure(self, key: str) -> None:
+        """Forget a failure."""
+        self._connection.execute(delete(schema.failures).where(schema.failures.c.key == key))
+
+    # --- commits, files and facts -----------------------------------------------------------------------------------
+
+    def add_commit(self, changes: Changes) -> int:
+        """Number this commit and note what it changed."""
+        values = dataclasses.asdict(changes)
+        key = self._connection.execute(insert(schema.commits).values(at=time.time(), **values)).inserted_primary_key
+        assert key is not None
+        return int(key[0])
+
+    def seal(self, segment: SegmentRow) -> None:
+        """Name a segment file and drop the unsealed rows that it now holds."""
+        self._connection.execute(insert(schema.segments).values(**dataclasses.asdict(segment)))
+        table = schema.unsealed_vectors
+        end = segment.first_id + segment.rows
+        self._connection.execute(delete(table).where(table.c.modality == segment.modality, table.c.id < end))
+        self._next_layout()
+
+    def set_ann(self, modality: Modality, row: AnnRow | None) -> None:
+        """Name the ANN index file of a modality, or that there is none."""
+        table = schema.ann_indexes
+        self._connection.execute(delete(table).where(table.c.modality == modality))
+        if row is not None:
+            self._connection.execute(insert(table).values(**dataclasses.asdict(row)))
+        self._next_layout()
+
+    def set_fact(self, name: str, value: str) -> None:
+        """Store a setting of the collection."""
+        statement = upsert(schema.facts).values(name=name, value=value)
+        self._connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+
+    def _next_layout(self) -> None:
+        query: Any = select(func.max(schema.facts.c.value)).where(schema.facts.c.name == "layout")
+        self.set_fact("layout", str(int(self._connection.execute(query).scalar_one() or 0) + 1))
+
+
+def _below(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip("/") + "/")

@@ -1,0 +1,153 @@
+"""The SQLite database of a collection: engine, PRAGMAs, BEGIN modes, migration."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from mmsearch.errors import CollectionCorrupt, CollectionError, CollectionLocked, UnsupportedFormat
+
+SCHEMA_VERSION = 1
+"""`PRAGMA user_version` of the newest schema; each migration sets its own."""
+
+_BUSY_MS = 10_000
+_BEGIN = "mmsearch_begin"
+
+
+class Database:
+    """An engine over one catalog file. Connections may be used from any thread, each by one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the catalog at `path`; a folder that cannot be written is opened read-only."""
+        self.path = path
+        self.writable = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+        self._engine = create_engine(f"sqlite+pysqlite:///{self._uri()}&uri=true", connect_args=_CONNECT)
+        event.listen(self._engine, "connect", self._on_connect)
+        event.listen(self._engine, "begin", _on_begin)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Yield a connection in a read transaction: one consistent state."""
+        with self._translated(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Yield a connection in a write transaction that is committed at the end, or rolled back by an exception."""
+        with self._translated(), self._engine.connect() as plain:
+            connection = plain.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+            with connection.begin():
+                yield connection
+
+    def user_version(self) -> int:
+        """Return the schema number that the file says it has (0: none yet)."""
+        with self.read() as connection:
+            return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+
+    def upgrade(self) -> None:
+        """Bring the schema up to date: make it where there is none, back an old one up first, refuse a newer one."""
+        found = self.user_version()
+        if found == SCHEMA_VERSION:
+            return
+        if found > SCHEMA_VERSION:
+            raise UnsupportedFormat(
+                f"The catalog {self.path} has schema {found}, this mmsearch knows up to {SCHEMA_VERSION}: update it."
+            )
+        if not self.writable:
+            raise UnsupportedFormat(f"The catalog {self.path} must be upgraded once, but its folder is read-only.")
+        if found:
+            self._backup(found)
+        self._migrate()
+
+    def checkpoint(self) -> None:
+        """Move what the write-ahead log holds into the database file, as far as readers allow."""
+        if self.writable:
+            with self._translated(), self._engine.connect() as connection:
+                connection.execution_options(isolation_level="AUTOCOMMIT")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def integrity_problems(self) -> list[str]:
+        """Return what SQLite's own integrity and foreign key checks complain of."""
+        with self.read() as connection:
+            rows = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
+            orphans = [f"row {row[1]} of {row[0]} refers to nothing" for row in _foreign_keys(connection)]
+        return [row for row in rows if row != "ok"] + orphans
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        self._engine.dispose()
+
+    def _uri(self) -> str:
+        base = "file:" + quote(str(self.path))
+        if self.writable:
+            return base + "?mode=rwc"
+        log = self.path.with_name(self.path.name + "-wal")
+        pending = log.exists() and log.stat().st_size > 0
+        return base + ("?mode=ro" if pending else "?mode=ro&immutable=1")
+
+    def _on_connect(self, connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None  # SQLAlchemy's documented recipe: we emit BEGIN ourselves
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        if self.writable:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    def _backup(self, version: int) -> None:
+        self.checkpoint()
+        shutil.copy2(self.path, self.path.with_name(f"{self.path.name}.schema{version}.bak"))
+
+    def _migrate(self) -> None:
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        with self.write() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what SQLite raises into the errors of mmsearch."""
+        try:
+            yield
+        except DBAPIError as error:
+            original = error.orig
+            text = str(original)
+            name = getattr(original, "sqlite_errorname", "")
+            if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+                raise CollectionLocked(f"The catalog {self.path} is busy ({text}): try again in a moment.") from error
+            if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+                raise CollectionCorrupt(
+                    f"The catalog {self.path} is damaged ({text}): restore it from a backup or index again."
+                ) from error
+            if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
+                raise CollectionError(
+                    f"The catalog {self.path} cannot be used ({text}): look at the disk's free space and permissions."
+                ) from error
+            raise
+
+
+_CONNECT: dict[str, Any] = {"check_same_thread": False, "timeout": _BUSY_MS / 1000}
+
+
+def _on_begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+def _foreign_keys(connection: Connection) -> list[Any]:
+    return list(connection.exec_driver_sql("PRAGMA foreign_key_check"))

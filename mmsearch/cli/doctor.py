@@ -1,0 +1,102 @@
+"""`mmsearch doctor`: what this machine and installation are like."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sqlite3
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from mmsearch import __version__
+from mmsearch.cli.options import CollectionOption, JsonOption
+from mmsearch.cli.output import human_bytes, to_json, write
+
+_PACKAGES = ("numpy", "pillow", "sqlalchemy", "alembic", "tokenizers", "torch", "open_clip_torch")
+_CPU_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd")
+_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph")
+
+
+def doctor(collection: CollectionOption = None, as_json: JsonOption = False) -> None:
+    """Tell versions, extras, CPU features, threads and the file system, and what is wrong with them."""
+    from mmsearch import runtime
+    from mmsearch.config import Settings
+    from mmsearch.encoders import list_encoders
+    from mmsearch.vectors import backend
+
+    settings = Settings.from_environment()
+    folder = settings.collection_path(collection)
+    kind = _file_system(folder)
+    facts = {
+        "mmsearch": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "sqlite": sqlite3.sqlite_version,
+        **{name: found for name in _PACKAGES if (found := _installed(name))},
+        **runtime.versions(),
+        **backend.versions(),
+        "encoders": ", ".join(list_encoders()),
+        "cpu features": ", ".join(_cpu_features()) or "unknown",
+        "threads": str(settings.threads),
+        "home": str(settings.home),
+        "collection": str(folder),
+        "file system": kind,
+        "free space": human_bytes(shutil.disk_usage(_existing(folder)).free),
+    }
+    problems = _problems(facts, folder)
+    if as_json:
+        write(to_json({"facts": facts, "problems": problems}))
+        return
+    for name, value in facts.items():
+        write(f"{name:<16} {value}")
+    for problem in problems:
+        write(f"problem          {problem}")
+
+
+def _problems(facts: dict[str, str], folder: Path) -> list[str]:
+    problems = []
+    if "faiss" not in facts:
+        problems.append('FAISS is missing, search is exact and slower: pip install "mmsearch[cpu]" (or [gpu]).')
+    if " and " in facts.get("faiss package", ""):
+        problems.append(
+            "faiss-cpu and faiss-gpu are both installed and overwrite each other: uninstall both, then one."
+        )
+    if facts["file system"] in _NETWORK:
+        problems.append("the collection is on a network file system, where SQLite's locks may fail: use a local disk.")
+    if not os.access(_existing(folder), os.W_OK):
+        problems.append(f"{_existing(folder)} cannot be written: collections there can only be searched.")
+    return problems
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_features() -> list[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return [flag for flag in _CPU_FLAGS if flag in flags]
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _file_system(folder: Path) -> str:
+    """Return the type of the file system that a folder is or will be on."""
+    try:
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return "unknown"
+    place = _existing(folder).resolve()
+    holding = [mount for mount in mounts if place.is_relative_to(mount[1].replace("\\040", " "))]
+    return max(holding, key=lambda mount: len(mount[1]))[2] if holding else "unknown"

@@ -1,0 +1,150 @@
+"""`mmsearch index`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmsearch.cli import exits
+from mmsearch.cli.options import CollectionOption, JsonOption
+from mmsearch.cli.output import note, short_path, to_json, write
+
+if TYPE_CHECKING:
+    from indexer import IndexReport, Progress
+
+_SHOWN_FAILURES = 10
+
+
+def index(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATH]...",
+            help="Folders of pictures, .jsonl corpora, single pictures; none: all that were indexed before.",
+            show_default=False,
+        ),
+    ] = None,
+    collection: CollectionOption = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder", metavar="URI", help="The encoder of a new collection. [default: compact]", show_default=False
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--index", metavar="auto|flat|ivfpq", help="The search index to have.", show_default=False),
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option("--max-pixels", min=1, help="Skip larger pictures.", show_default="178 million")
+    ] = None,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Compare files by their content, not by size and time.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete even more than half of a source.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only tell what would be done.")] = False,
+    as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Bring a collection up to date with folders of pictures and captioned corpora.
+
+    Only what is new or has changed is embedded. It may be interrupted at any time and run again.
+    """
+    import mmsearch
+    from mmsearch.images import MAX_PIXELS, lift_pillow_limit
+    from mmsearch.vectors.spec import parse_kind
+
+    lift_pillow_limit()
+    stop = threading.Event()
+    with _interruptible(stop), _progress(quiet=quiet) as progress:
+        report = mmsearch.index(
+            paths or [],
+            collection=collection,
+            encoder=encoder,
+            index_kind=None if kind is None else parse_kind(kind),
+            max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+            rehash=rehash,
+            allow_mass_delete=yes,
+            dry_run=dry_run,
+            progress=progress,
+            stop=stop,
+        )
+    if as_json:
+        write(to_json(report))
+    else:
+        _summary(report)
+    if report.interrupted:
+        raise typer.Exit(exits.INTERRUPTED)
+    if report.held_back:
+        raise typer.Exit(exits.HELD_BACK)
+    if not (report.kept or report.added or report.changed or report.moved or report.deleted or report.skipped):
+        note("mmsearch: no pictures or captions were found there.")
+        raise typer.Exit(exits.NOTHING_FOUND)
+
+
+def _summary(report: IndexReport) -> None:
+    embedded = sum(report.embedded.values())
+    rate = f", {embedded / report.seconds:.0f} vectors/s" if embedded and report.seconds else ""
+    would = "would be " if report.dry_run else ""
+    counts = [
+        (report.added, f"{would}added"),
+        (report.changed, f"{would}changed"),
+        (report.moved, "moved"),
+        (report.deleted, f"{would}deleted"),
+        (report.kept, "unchanged"),
+        (report.skipped, "skipped (unreadable before, unchanged since)"),
+        (len(report.failed), "could not be read"),
+    ]
+    parts = [f"{count:,} {word}" for count, word in counts if count] or ["nothing to do"]
+    write(f"{', '.join(parts)} in {report.seconds:.1f} s{rate}")
+    for modality in report.indexed:
+        write(f"built the search index of the {modality} vectors")
+    for failure in report.failed[:_SHOWN_FAILURES]:
+        note(f"  {short_path(failure.key)}: {failure.reason}")
+    if len(report.failed) > _SHOWN_FAILURES:
+        note(f"  … and {len(report.failed) - _SHOWN_FAILURES:,} more (all of them with --json)")
+    if report.held_back:
+        note(
+            f"mmsearch: {report.held_back:,} items, over half of a source, are no longer there; they were kept."
+            " If that is right, run it again with --yes."
+        )
+    if report.interrupted:
+        note("mmsearch: interrupted; everything so far is kept, run the same command again to go on.")
+
+
+@contextmanager
+def _interruptible(stop: threading.Event) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM end the run at the next batch, and a second one at once."""
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Progress | None]:
+    if quiet:
+        yield None
+        return
+    from mmsearch.cli.progress import BarProgress, LineProgress
+
+    if sys.stderr.isatty():
+        with BarProgress() as bar:
+            yield bar
+    else:
+        yield LineProgress()

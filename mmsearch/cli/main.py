@@ -1,0 +1,79 @@
+"""The command `mmsearch`: its subcommands, and errors as one line and an exit status."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from mmsearch import __version__
+from mmsearch.cli import doctor, exits, index, info, query
+from mmsearch.config import Settings
+from mmsearch.errors import MmsearchError
+
+app = typer.Typer(
+    name="mmsearch",
+    help="Search pictures and captions by meaning, on your own machine.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("index")(index.index)
+app.command("query")(query.query)
+app.command("info")(info.info)
+app.command("verify")(info.verify)
+app.command("doctor")(doctor.doctor)
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+@app.callback()
+def _options(
+    log_level: Annotated[
+        str, typer.Option("--log-level", metavar="|".join(_LEVELS), help="What is logged on stderr.")
+    ] = "warning",
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if log_level not in _LEVELS:
+        raise typer.BadParameter(f"choose one of {', '.join(_LEVELS)}", param_hint="--log-level")
+    logging.basicConfig(level=log_level.upper(), stream=sys.stderr, format="mmsearch: %(levelname)s: %(message)s")
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    if "--version" in sys.argv[1:2]:
+        typer.echo(f"mmsearch {__version__}")
+        raise SystemExit(0)
+    try:
+        app()
+    except BrokenPipeError:
+        # The reader of our output (a pager, head) has gone; keep Python from complaining when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except (MmsearchError, OSError) as error:
+        if _debugging():
+            raise
+        sys.stderr.write(f"mmsearch: {_sentence(error)}\n")
+        raise SystemExit(exits.status_of(error)) from None
+
+
+def _sentence(error: MmsearchError | OSError) -> str:
+    if isinstance(error, OSError) and not isinstance(error, MmsearchError):
+        place = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror or error}{place}: what was committed before is safe."
+    return " ".join(str(error).split())
+
+
+def _debugging() -> bool:
+    try:
+        return Settings.from_environment().debug
+    except MmsearchError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What people and programs see of an answer: table, json, jsonl, paths."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmsearch.types import Hit, SearchResult
+
+
+def write(text: str = "") -> None:
+    """Write one line to stdout, whatever its encoding can hold."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+
+
+def note(text: str) -> None:
+    """Write one line to stderr."""
+    encoding = sys.stderr.encoding or "utf-8"
+    sys.stderr.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+
+
+def to_json(value: Any, *, indent: int | None = 2) -> str:
+    """Return a value made of dataclasses, dicts and sequences as JSON."""
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
+
+
+def hit_as_dict(hit: Hit) -> dict[str, Any]:
+    """Return a hit as one flat object."""
+    item = asdict(hit.item)
+    return {"rank": hit.rank, "score": hit.score, "similarity": hit.similarity, **item}
+
+
+def result_as_dict(result: SearchResult) -> dict[str, Any]:
+    """Return an answer as an object."""
+    return {
+        "query": result.query,
+        "target": result.target,
+        "commit": result.commit,
+        "timings": result.timings,
+        "notes": list(result.notes),
+        "hits": [hit_as_dict(hit) for hit in result.hits],
+    }
+
+
+def hit_table(hits: Sequence[Hit]) -> list[str]:
+    """Return the lines of a table of rank, score, path and caption; captions are cut to the width of a terminal."""
+    rows = [(str(hit.rank), f"{hit.score:.3f}", short_path(hit.item.uri), _caption(hit)) for hit in hits]
+    return table(("rank", "score", "path", "caption"), rows, right=(0, 1))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
+    """Return the lines of a table; the last column is cut where a terminal ends."""
+    if not rows:
+        return []
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    aligned = set(right)
+    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    lines = []
+    for row in [head, *rows]:
+        cells = [
+            cell.rjust(width) if column in aligned else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        line = "  ".join(cells).rstrip()
+        lines.append(line if limit is None or len(line) <= limit else line[: max(limit - 1, 1)] + "…")
+    return lines
+
+
+def short_path(uri: str) -> str:
+    """Return a path relative to the working folder when it lies below it."""
+    try:
+        return str(Path(uri).relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return uri
+
+
+def human_bytes(size: int) -> str:
+    """Return a size in words: 1.2 MB."""
+    value = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def _caption(hit: Hit) -> str:
+    if hit.item.text is not None:
+        return hit.item.text
+    return hit.item.captions[0] if hit.item.captions else ""
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,86 @@
+"""`mmsearch query`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mmsearch.cli import exits
+from mmsearch.cli.options import CollectionOption, JsonOption
+from mmsearch.cli.output import hit_as_dict, hit_table, note, result_as_dict, to_json, write
+
+
+def query(
+    words: Annotated[
+        str, typer.Argument(metavar="QUERY", help="Words, or the path of a picture; '-' reads words from stdin.")
+    ],
+    as_text: Annotated[bool, typer.Option("--text", help="QUERY is words, whatever it looks like.")] = False,
+    as_image: Annotated[bool, typer.Option("--image", help="QUERY is the path of a picture.")] = False,
+    target: Annotated[
+        str, typer.Option("--target", "-t", metavar="image|text|any", help="What to look for; 'any' merges by rank.")
+    ] = "image",
+    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="How many hits.")] = 10,
+    min_similarity: Annotated[
+        float | None,
+        typer.Option(
+            "--min-similarity", min=-1.0, max=1.0, help="Leave out hits below this cosine.", show_default=False
+        ),
+    ] = None,
+    collection: CollectionOption = None,
+    as_json: JsonOption = False,
+    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a hit, one a line.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Print only paths, one a line.")] = False,
+    null: Annotated[bool, typer.Option("-0", help="With --paths: end each path with a NUL, for xargs -0.")] = False,
+) -> None:
+    """Search by words or by a picture.
+
+    Exit status 0 with hits, 1 without, 2 for wrong usage, others by the kind of the error.
+    """
+    _check_forms(as_text=as_text, as_image=as_image, forms=[as_json, as_jsonl, paths], null=null, wants_paths=paths)
+    from pathlib import Path
+
+    import mmsearch
+    from mmsearch.engine.query import ImageQuery, TextQuery, check_target, parse_query
+
+    check_target(target)
+    given = sys.stdin.read() if words == "-" and not as_image else words
+    if as_image:
+        chosen: ImageQuery | TextQuery = ImageQuery(Path(given))
+    elif as_text or words == "-":
+        chosen = TextQuery(given)
+    else:
+        parsed = parse_query(given)
+        assert isinstance(parsed, ImageQuery | TextQuery)
+        chosen = parsed
+    with mmsearch.open(collection) as engine:
+        result = engine.run(chosen, target=target, k=k, min_similarity=min_similarity)
+    for text in result.notes:
+        note(f"mmsearch: {text}")
+    if as_json:
+        write(to_json(result_as_dict(result)))
+    elif as_jsonl:
+        for hit in result.hits:
+            write(to_json(hit_as_dict(hit), indent=None))
+    elif paths:
+        end = "\0" if null else "\n"
+        sys.stdout.flush()
+        for uri in dict.fromkeys(hit.item.uri for hit in result.hits):
+            sys.stdout.buffer.write((uri + end).encode())
+    else:
+        for line in hit_table(result.hits):
+            write(line)
+    if not result.hits:
+        if not as_json:
+            note("mmsearch: nothing found.")
+        raise typer.Exit(exits.NOTHING_FOUND)
+
+
+def _check_forms(*, as_text: bool, as_image: bool, forms: list[bool], null: bool, wants_paths: bool) -> None:
+    if as_text and as_image:
+        raise typer.BadParameter("a query is either --text or --image")
+    if sum(forms) > 1:
+        raise typer.BadParameter("choose one of --json, --jsonl and --paths")
+    if null and not wants_paths:
+        raise typer.BadParameter("-0 goes with --paths")

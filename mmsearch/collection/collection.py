@@ -1,0 +1,242 @@
+"""Collection: open or create one, look at it, search its snapshots, write to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import filelock
+
+from mmsearch.catalog.catalog import Catalog
+from mmsearch.catalog.rows import Root
+from mmsearch.collection.atomic import make_folder, write_file
+from mmsearch.collection.layout import FORMAT_NAME, FORMAT_VERSION, Layout
+from mmsearch.collection.snapshot import Snapshot
+from mmsearch.collection.writer import Writer
+from mmsearch.errors import (
+    CollectionCorrupt,
+    CollectionError,
+    CollectionLocked,
+    CollectionNotFound,
+    UnsupportedFormat,
+)
+from mmsearch.types import EncoderSpec, Modality
+from mmsearch.vectors.index import VectorIndex
+from mmsearch.vectors.spec import IndexKind, choose_spec, parse_kind
+
+_LOCK_SECONDS = 0.5
+_SNAPSHOT_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ModalityInfo:
+    """The vectors of one modality, in numbers; `recall_at_10` is None while search is exact."""
+
+    items: int
+    vectors: int
+    unsealed: int
+    dead: int
+    segments: int
+    index: str
+    index_reason: str
+    nprobe: int | None
+    recall_at_10: float | None
+    covered: int
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """What `mmsearch info` tells. Sizes are bytes on disk; `last_commit_at` is in seconds since 1970."""
+
+    path: str
+    uuid: str
+    encoder: EncoderSpec
+    commit: int
+    commits: int
+    last_commit_at: float | None
+    failures: int
+    roots: tuple[Root, ...]
+    modalities: dict[Modality, ModalityInfo]
+    catalog_bytes: int
+    vector_bytes: int
+    index_bytes: int
+
+
+class Collection:
+    """A directory with a catalog and vector files. Reading is safe from any thread; writing goes through `writer()`."""
+
+    def __init__(self, layout: Layout, catalog: Catalog, spec: EncoderSpec, identity: str) -> None:
+        """Use `Collection.open` or `Collection.create`."""
+        self.layout = layout
+        self.catalog = catalog
+        self.spec = spec
+        self.uuid = identity
+        self._snapshot: Snapshot | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path) -> Collection:
+        """Return the collection at `path`; raise CollectionNotFound, CollectionCorrupt or UnsupportedFormat."""
+        layout = Layout(path)
+        if not layout.manifest.is_file():
+            raise CollectionNotFound(f"No collection yet at {path}: make one with 'mmsearch index FOLDER'.")
+        identity, spec = _read_manifest(layout.manifest)
+        catalog = Catalog(layout.catalog)
+        if catalog.fact("uuid") != identity:
+            catalog.close()
+            raise CollectionCorrupt(f"The catalog {layout.catalog} belongs to another collection: put its own back.")
+        return cls(layout, catalog, spec, identity)
+
+    @classmethod
+    def create(cls, path: Path, spec: EncoderSpec) -> Collection:
+        """Make an empty collection bound to an encoder; raise CollectionError where other files lie in the way."""
+        layout = Layout(path)
+        if strangers := layout.strangers():
+            raise CollectionError(
+                f"{path} holds other files ({', '.join(strangers[:3])}): name a new or empty folder for the collection."
+            )
+        make_folder(path)
+        with _locked(layout):
+            if not layout.manifest.is_file():
+                catalog = Catalog(layout.catalog, create=True)
+                identity = catalog.fact("uuid") or str(uuid.uuid4())
+                with catalog.transaction() as transaction:
+                    transaction.set_fact("uuid", identity)
+                catalog.close()
+                manifest = {
+                    "format": FORMAT_NAME,
+                    "version": FORMAT_VERSION,
+                    "uuid": identity,
+                    "encoder": dataclasses.asdict(spec),
+                }
+                text = json.dumps(manifest, indent=2) + "\n"
+                write_file(layout.manifest, layout.tmp, lambda file: _write_text(file, text))
+        return cls.open(path)
+
+    def close(self) -> None:
+        """Let go of the catalog and of every mapped file that no search is using."""
+        self._snapshot = None
+        self.catalog.close()
+
+    def __enter__(self) -> Collection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def snapshot(self) -> Snapshot:
+        """Return the newest committed state; the same object while nothing was committed since."""
+        with self._lock:
+            if self._snapshot is None or self._snapshot.state.token != self.catalog.token():
+                self._snapshot = Snapshot(self.layout, self.spec.dim, self.catalog.state(self.spec.dim))
+            return self._snapshot
+
+    def index(self, modality: Modality) -> tuple[int, VectorIndex]:
+        """Return (commit, search over a modality) of the newest state; raise CollectionCorrupt for a missing file.
+
+        A file may be collected between reading the catalog and opening it: then there is a newer state to read.
+        """
+        token = None
+        for _ in range(_SNAPSHOT_TRIES):
+            snapshot = self.snapshot()
+            try:
+                return snapshot.commit, snapshot.index(modality)
+            except FileNotFoundError as error:
+                if snapshot.state.token == token:
+                    raise CollectionCorrupt(
+                        f"The file {error.filename or error} of the collection is missing: restore it from a backup."
+                    ) from error
+                token = snapshot.state.token
+        raise CollectionLocked(f"The collection {self.layout.root} changes too fast to be read: try again.")
+
+    @contextmanager
+    def writer(self) -> Iterator[Writer]:
+        """Yield the one writer; what it has not committed at the end is committed, or dropped by an exception.
+
+        Raise CollectionLocked when another process is writing, CollectionError for a read-only folder.
+        """
+        if not self.catalog.writable:
+            raise CollectionError(f"The collection {self.layout.root} is read-only: it can be searched, not changed.")
+        with _locked(self.layout):
+            try:
+                with Writer(self.layout, self.catalog, self.spec) as writer:
+                    yield writer
+            finally:
+                self.catalog.checkpoint()
+
+    @property
+    def index_kind(self) -> IndexKind:
+        """Which index the collection was asked to have."""
+        return parse_kind(self.catalog.fact("index_kind") or "auto")
+
+    def info(self) -> CollectionInfo:
+        """Return the numbers of the newest state."""
+        counts = self.catalog.counts()
+        state = self.catalog.state(self.spec.dim)
+        modalities = {}
+        for modality, vectors in state.modalities.items():
+            ann = vectors.ann
+            spec = choose_spec(vectors.live, self.spec.dim, self.index_kind)
+            pending = "" if spec.exact else "exact until the index is built; "
+            modalities[modality] = ModalityInfo(
+                items=counts.items[modality],
+                vectors=vectors.live,
+                unsealed=len(vectors.unsealed),
+                dead=len(vectors.dead),
+                segments=len(vectors.segments),
+                index=ann.factory if ann else "Flat",
+                index_reason=ann.reason if ann else pending + spec.reason,
+                nprobe=ann.nprobe if ann else None,
+                recall_at_10=ann.recall_at_10 if ann else None,
+                covered=ann.covered if ann else 0,
+            )
+        return CollectionInfo(
+            path=str(self.layout.root),
+            uuid=self.uuid,
+            encoder=self.spec,
+            commit=state.commit,
+            commits=counts.commits,
+            last_commit_at=counts.last_commit_at,
+            failures=counts.failures,
+            roots=self.catalog.roots(),
+            modalities=modalities,
+            catalog_bytes=sum(p.stat().st_size for p in self.layout.root.glob(self.layout.catalog.name + "*")),
+            vector_bytes=sum(s.bytes for m in state.modalities.values() for s in m.segments),
+            index_bytes=sum(m.ann.bytes for m in state.modalities.values() if m.ann),
+        )
+
+
+def _read_manifest(path: Path) -> tuple[str, EncoderSpec]:
+    try:
+        manifest = json.loads(path.read_bytes())
+        if manifest["format"] != FORMAT_NAME:
+            raise ValueError(f"format is {manifest['format']!r}")
+        if manifest["version"] > FORMAT_VERSION:
+            raise UnsupportedFormat(
+                f"{path} has format {manifest['version']}, this mmsearch knows up to {FORMAT_VERSION}: update mmsearch."
+            )
+        return str(manifest["uuid"]), EncoderSpec(**manifest["encoder"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CollectionCorrupt(f"{path} cannot be read ({error}): restore it from a backup.") from error
+
+
+def _write_text(file: BinaryIO, text: str) -> None:
+    file.write(text.encode())
+
+
+@contextmanager
+def _locked(layout: Layout) -> Iterator[None]:
+    try:
+        with filelock.FileLock(layout.lock, timeout=_LOCK_SECONDS):
+            yield
+    except filelock.Timeout as error:
+        raise CollectionLocked(
+            f"Another process is writing to {layout.root}: wait until it is done, then run this again."
+        ) from error

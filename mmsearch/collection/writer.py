@@ -1,0 +1,191 @@
+"""Writer: the only code that changes a collection.
+
+Items and their new vectors go into the catalog in one transaction; `commit` ends it, and there is no other commit.
+When enough unsealed vectors have gathered they are sealed into a segment: the file is made durable first, then one
+transaction names it and drops the rows from the catalog.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+import numpy as np
+
+from mmsearch.catalog.catalog import Catalog
+from mmsearch.catalog.changes import Transaction
+from mmsearch.catalog.rows import AnnRow, Changes, KnownItem, NewItem, Root, SegmentRow
+from mmsearch.collection.atomic import write_file
+from mmsearch.collection.layout import Layout
+from mmsearch.types import EncoderSpec, Float32, Modality
+from mmsearch.vectors.store import write_segment
+
+SEAL_ROWS = 4096
+"""Unsealed vectors of a modality that are sealed at the next commit, at least."""
+
+UNIT_TOLERANCE = 2e-3
+"""How far the length of a stored float16 row may be from 1."""
+
+
+class Writer:
+    """Add, replace, move and delete items. Made by `Collection.writer()`, used by one thread."""
+
+    def __init__(self, layout: Layout, catalog: Catalog, spec: EncoderSpec) -> None:
+        self._layout = layout
+        self._catalog = catalog
+        self._spec = spec
+        self._open: ExitStack | None = None
+        self._transaction: Transaction | None = None
+        self._added = self._changed = self._moved = self._deleted = 0
+
+    def __enter__(self) -> Writer:
+        shutil.rmtree(self._layout.tmp, ignore_errors=True)
+        self.collect_garbage()
+        state = self._catalog.state(self._spec.dim)
+        self._unsealed = {modality: len(part.unsealed) for modality, part in state.modalities.items()}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.commit()
+        else:
+            self.rollback()
+
+    # --- changes ----------------------------------------------------------------------------------------------------
+
+    def root(self, kind: str, path: str) -> Root:
+        """Return the root that covers a path, making it if there is none."""
+        return self._change.root_for(kind, path)
+
+    def has_content(self, modality: Modality, content_hash: bytes) -> bool:
+        """Return True when a vector of that content is there, committed or not."""
+        return self._change.vector_of(modality, content_hash) is not None
+
+    def items_with_content(self, modality: Modality, content_hash: bytes) -> list[KnownItem]:
+        """Return the items of that content, committed or not, by item id."""
+        return self._change.items_with_content(modality, content_hash)
+
+    def put(self, item: NewItem, root: Root, vector: Float32 | None = None) -> bool:
+        """Add or replace the item under its key, and return True when the key is new.
+
+        `vector` (dim,) is not needed, and not used, when `has_content` is True for its modality and hash. Raise
+        ValueError for a vector that is missing, of another width, not finite or not of unit length.
+        """
+        vector_id = self._change.vector_of(item.modality, item.content_hash)
+        if vector_id is None:
+            row = self._checked(vector).tobytes()
+            vector_id = self._change.add_vector(item.modality, item.content_hash, row)
+            self._unsealed[item.modality] += 1
+        new = self._change.put_item(item, root.id, vector_id)
+        self._added += new
+        self._changed += not new
+        return new
+
+    def move(self, item_id: int, item: NewItem, root: Root) -> None:
+        """Let an item whose file was moved or renamed keep its id and vector under its new key."""
+        self._change.move_item(item_id, item, root.id)
+        self._moved += 1
+
+    def touch(self, item_id: int, *, size: int, mtime_ns: int, scanned_ns: int) -> None:
+        """Note new stamps of a file whose content is the same."""
+        self._change.touch_item(item_id, size=size, mtime_ns=mtime_ns, scanned_ns=scanned_ns)
+
+    def adopt(self, item_id: int, root: Root) -> None:
+        """Hand an item to another root that names it too."""
+        self._change.adopt_item(item_id, root.id)
+
+    def delete(self, item_ids: Iterable[int]) -> None:
+        """Delete items; a vector that serves none any more is dead from the commit on."""
+        self._deleted += self._change.delete_items(item_ids)
+
+    def put_failure(self, key: str, root: Root, *, size: int, mtime_ns: int, reason: str) -> None:
+        """Record a file that could not be read."""
+        self._change.put_failure(key, root.id, size=size, mtime_ns=mtime_ns, reason=reason)
+
+    def clear_failure(self, key: str) -> None:
+        """Forget a file that could not be read."""
+        self._change.clear_failure(key)
+
+    def set_index_kind(self, kind: str) -> None:
+        """Store which index the collection is to have."""
+        self._change.set_fact("index_kind", kind)
+
+    def set_ann(self, modality: Modality, row: AnnRow | None) -> None:
+        """Name the ANN index of a modality (its file is durable already), or that there is none."""
+        self._change.set_ann(modality, row)
+
+    # --- commits ----------------------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Make everything since the last commit durable and visible, at once; then seal what has gathered."""
+        if self._open is None or self._transaction is None:
+            return
+        changes = Changes(self._added, self._changed, self._moved, self._deleted)
+        if changes != Changes():
+            self._transaction.add_commit(changes)
+        self._end().close()
+        for modality, rows in self._unsealed.items():
+            if rows >= SEAL_ROWS:
+                self.seal(modality)
+
+    def rollback(self) -> None:
+        """Drop everything since the last commit."""
+        if self._open is not None:
+            self._end().__exit__(_Rollback, _Rollback(), None)
+
+    def seal(self, modality: Modality) -> None:
+        """Write the unsealed vectors of a modality as one segment."""
+        state = self._catalog.state(self._spec.dim).modalities[modality]
+        if not len(state.unsealed):
+            return
+        file = self._layout.new_segment(modality, state.unsealed_first)
+        written = write_file(
+            self._layout.path(file), self._layout.tmp, lambda stream: write_segment(stream, state.unsealed)
+        )
+        row = SegmentRow(modality, state.unsealed_first, len(state.unsealed), file, written.sha256, written.bytes)
+        with self._catalog.transaction() as transaction:
+            transaction.seal(row)
+        self._unsealed[modality] = 0
+
+    def collect_garbage(self) -> None:
+        """Remove data files that no commit names. A reader of an older state reads the newer one instead."""
+        state = self._catalog.state(self._spec.dim)
+        named = {segment.file for part in state.modalities.values() for segment in part.segments}
+        named |= {part.ann.file for part in state.modalities.values() if part.ann}
+        for file in self._layout.data_files():
+            if file not in named:
+                path = self._layout.path(file)
+                path.unlink(missing_ok=True)
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _change(self) -> Transaction:
+        if self._transaction is None:
+            self._open = ExitStack()
+            self._transaction = self._open.enter_context(self._catalog.transaction())
+        return self._transaction
+
+    def _end(self) -> ExitStack:
+        assert self._open is not None
+        stack, self._open, self._transaction = self._open, None, None
+        self._added = self._changed = self._moved = self._deleted = 0
+        return stack
+
+    def _checked(self, vector: Float32 | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
+        if vector is None or vector.shape != (self._spec.dim,):
+            raise ValueError(
+                f"a new content needs a vector ({self._spec.dim},), not {None if vector is None else vector.shape}"
+            )
+        row = vector.astype("<f2")
+        length = float(np.linalg.norm(row.astype(np.float32)))
+        if not abs(length - 1.0) <= UNIT_TOLERANCE:
+            raise ValueError(f"a vector must have unit length, not {length}")
+        return row
+
+
+class _Rollback(Exception):
+    """Tells the open transaction to roll back."""

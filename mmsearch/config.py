@@ -1,0 +1,72 @@
+"""Settings, and the only place that reads the environment.
+
+MMSEARCH_HOME         folder of the collections (default: the user's data folder)
+MMSEARCH_COLLECTION   the collection used when none is named (default: "default")
+MMSEARCH_THREADS      threads for encoding and searching (default: the cores this process may use)
+MMSEARCH_DEBUG        1 shows tracebacks instead of one-line errors
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmsearch.errors import QueryError
+
+DEFAULT_COLLECTION = "default"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says, with defaults filled in. `threads` is at least 1."""
+
+    home: Path
+    collection: str
+    threads: int
+    debug: bool
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Return the settings of this process; raise QueryError for a value that means nothing."""
+        env = os.environ if environ is None else environ
+        return cls(
+            home=Path(env["MMSEARCH_HOME"]).expanduser() if env.get("MMSEARCH_HOME") else _user_data_dir(),
+            collection=env.get("MMSEARCH_COLLECTION") or DEFAULT_COLLECTION,
+            threads=_threads(env.get("MMSEARCH_THREADS", "")),
+            debug=env.get("MMSEARCH_DEBUG", "") not in ("", "0"),
+        )
+
+    def collection_path(self, name_or_path: str | os.PathLike[str] | None = None) -> Path:
+        """Return the absolute folder of a collection.
+
+        A string with a path separator in it, or any `os.PathLike`, is a path; any other string is a name below
+        `home/collections`; None is the default collection.
+        """
+        chosen = self.collection if name_or_path is None else name_or_path
+        if not isinstance(chosen, str):
+            return Path(chosen).expanduser().absolute()
+        if "/" in chosen or os.sep in chosen or chosen in (".", "..", "~"):
+            return Path(chosen).expanduser().absolute()
+        if not _NAME.fullmatch(chosen):
+            raise QueryError(
+                f"{chosen!r} cannot name a collection: use letters, digits, '.', '_' and '-', or a path with a '/'."
+            )
+        return (self.home / "collections" / chosen).absolute()
+
+
+def _user_data_dir() -> Path:
+    from platformdirs import user_data_path
+
+    return user_data_path("mmsearch", appauthor=False)
+
+
+def _threads(value: str) -> int:
+    if not value:
+        return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if not value.isdecimal() or int(value) < 1:
+        raise QueryError(f"MMSEARCH_THREADS is {value!r}: set it to a whole number from 1, or unset it.")
+    return int(value)

@@ -1,0 +1,1 @@
+"""Readers of captions beside pictures and of captioned corpora."""

@@ -1,0 +1,71 @@
+"""Captioned corpora as JSON Lines: one object a line.
+
+    {"image": "a.jpg", "captions": ["…", "…"]}     a picture, its path relative to the file, and its captions
+    {"image": "a.jpg", "caption": "…"}             the same with one caption
+    {"text": "…"}                                  a text of its own
+
+An optional "id" (a string or number) names a record; without one it is named by its picture or its text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmsearch.corpora.sidecars import captions_of, clean_captions
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRecord:
+    """One record: `image` is an absolute path, or None for texts of their own; `key` is unique in a sound corpus."""
+
+    key: str
+    image: Path | None
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A line (counted from 1) that is no record, and why."""
+
+    line: int
+    reason: str
+
+
+def read_jsonl(path: Path) -> Iterator[CaptionRecord | BadRecord]:
+    """Yield the records of a corpus in order; bad lines are values. Raise OSError when the file cannot be read."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield _record(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")), path.parent)
+            except UnicodeDecodeError:
+                yield BadRecord(number, "it is not UTF-8 text")
+            except json.JSONDecodeError as error:
+                yield BadRecord(number, f"it is not JSON ({error})")
+            except ValueError as error:
+                yield BadRecord(number, str(error))
+
+
+def _record(content: object, folder: Path) -> CaptionRecord:
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    image, text = content.get("image"), content.get("text")
+    if image is None and text is None:
+        raise ValueError(f'it has neither "image" nor "text", only {", ".join(map(repr, content)) or "nothing"}')
+    if image is not None and not isinstance(image, str):
+        raise ValueError('"image" must be a string')
+    if text is not None and not isinstance(text, str):
+        raise ValueError('"text" must be a string')
+    captions = clean_captions([*captions_of(content), *([text] if text else [])])
+    identity = content.get("id")
+    if identity is not None and not isinstance(identity, str | int):
+        raise ValueError('"id" must be a string or a whole number')
+    if image is None:
+        if not captions:
+            raise ValueError('"text" is empty')
+        return CaptionRecord(str(identity) if identity is not None else captions[0], None, captions)
+    return CaptionRecord(str(identity) if identity is not None else image, folder.joinpath(image).absolute(), captions)

@@ -1,0 +1,198 @@
+"""CompactEncoder: a small dual encoder whose weights ship in the wheel. Offline, ONNX Runtime, CPU only.
+
+Image tower EfficientNet-Lite2, text tower all-MiniLM-L6-v2, both frozen, with a trained head inside the ONNX graphs;
+`weights/<version>/MODEL_CARD.md` tells sources, figures and weaknesses, `training/` holds the recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmsearch.config import Settings
+from mmsearch.errors import UnknownEncoder, WeightsUnavailable
+from mmsearch.runtime import OnnxSession, read_verified
+from mmsearch.types import EncoderSpec, Float32, Int64, Mask, UInt8
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from tokenizers import Encoding, Tokenizer
+
+WEIGHTS = Path(__file__).parent / "weights"
+LATEST = "v1"
+_IMAGE_BATCH = 16
+_TEXT_BATCH = 64
+_UNKNOWN = "[UNK]"
+
+_log = logging.getLogger(__name__)
+
+
+def load(version: str = "") -> CompactEncoder:
+    """Return the compact encoder of a version ("" is the latest); raise UnknownEncoder for one that does not ship."""
+    folder = WEIGHTS / f"compact-{version or LATEST}"
+    if not (folder / "manifest.json").is_file():
+        shipped = ", ".join(sorted(f"compact:{p.name.removeprefix('compact-')}" for p in WEIGHTS.glob("compact-*")))
+        raise UnknownEncoder(f"There is no encoder 'compact:{version}': this mmsearch ships {shipped or 'none'}.")
+    return CompactEncoder(folder)
+
+
+class CompactEncoder:
+    """The towers in one weights folder. Each is loaded, and its hash checked, when it is first used."""
+
+    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
+        """Describe the encoder in `folder` from its manifest.json; `threads` defaults to those of `Settings`."""
+        self._folder = folder
+        self._threads = threads or Settings.from_environment().threads
+        try:
+            manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise WeightsUnavailable(
+                f"{folder / 'manifest.json'} cannot be read ({error}): install mmsearch again."
+            ) from error
+        self._sha256 = {name: str(entry["sha256"]) for name, entry in manifest["files"].items()}
+        self._crop = manifest["resize"] == "crop"
+        self._max_tokens = int(manifest["max_tokens"])
+        recipe = [
+            manifest["resize"],
+            manifest["interpolation"],
+            manifest["image_size"],
+            sorted(self._sha256.items()),
+        ]
+        self._spec = EncoderSpec(
+            uri=f"{manifest['name']}:{manifest['version']}",
+            dim=int(manifest["dim"]),
+            image_size=int(manifest["image_size"]),
+            fingerprint=hashlib.sha256(json.dumps(recipe).encode()).hexdigest(),
+        )
+        self._sessions: dict[str, OnnxSession] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """The description that a collection is bound to."""
+        return self._spec
+
+    def prepare_image(self, image: Image.Image) -> UInt8:
+        """Return the picture (RGB) resized with Pillow's bicubic filter, (3, S, S) uint8. Thread-safe."""
+        from PIL.Image import Resampling
+
+        size = self._spec.image_size
+        box = None
+        if self._crop:
+            side = min(image.size)
+            left, top = (image.width - side) / 2, (image.height - side) / 2
+            box = (left, top, left + side, top + side)
+        small = image.resize((size, size), Resampling.BICUBIC, box=box, reducing_gap=3.0)
+        return np.ascontiguousarray(np.asarray(small, dtype=np.uint8).transpose(2, 0, 1))
+
+    def encode_images(self, pixels: UInt8) -> Float32:
+        """Return unit rows (n, dim) for prepared pictures (n, 3, S, S) uint8."""
+        return self._run_images("embedding", pixels, (self._spec.dim,))
+
+    def image_tokens(self, pixels: UInt8) -> Float32:
+        """Return the patch tokens (n, 81, 1280) before pooling, the 9 × 9 grid row by row."""
+        return self._run_images("tokens", pixels, (0, 0))
+
+    def encode_texts(self, texts: Sequence[str]) -> Float32:
+        """Return unit rows (n, dim); a text over the context length (256 word pieces) is cut, and that is logged."""
+        rows = np.empty((len(texts), self._spec.dim), dtype=np.float32)
+        for order, ids, mask in self._text_batches(texts):
+            rows[order] = self._text.run(["embedding"], {"input_ids": ids, "attention_mask": mask})[0]
+        return rows
+
+    def text_tokens(self, texts: Sequence[str]) -> tuple[Float32, Mask]:
+        """Return the last hidden states (n, tokens, 384) and the mask (n, tokens) that is True on real tokens."""
+        parts = [
+            (order, self._text.run(["tokens"], {"input_ids": ids, "attention_mask": mask})[0], mask)
+            for order, ids, mask in self._text_batches(texts)
+        ]
+        longest = max((mask.shape[1] for _, _, mask in parts), default=0)
+        width = parts[0][1].shape[2] if parts else 0
+        tokens = np.zeros((len(texts), longest, width), dtype=np.float32)
+        real = np.zeros((len(texts), longest), dtype=np.bool_)
+        for order, states, mask in parts:
+            tokens[order, : mask.shape[1]] = states * mask[..., np.newaxis]
+            real[order, : mask.shape[1]] = mask.astype(np.bool_)
+        return tokens, real
+
+    def text_notes(self, text: str) -> tuple[str, ...]:
+        """Return a sentence when half or more of the text's tokens are unknown to this English encoder."""
+        pieces = [piece for piece in self._tokenizer.encode(text, add_special_tokens=False).tokens if piece.strip()]
+        foreign = sum(piece == _UNKNOWN or _is_foreign(piece) for piece in pieces)
+        if not pieces or 2 * foreign < len(pieces):
+            return ()
+        return (
+            f"{self._spec.uri} reads English and knows {len(pieces) - foreign} of the {len(pieces)} tokens here:"
+            " for other languages index with a multilingual OpenCLIP model such as xlm-roberta-base-ViT-B-32"
+            " (laion5b_s13b_b90k).",
+        )
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _run_images(self, output: str, pixels: UInt8, empty: tuple[int, ...]) -> Float32:
+        size = self._spec.image_size
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, size, size):
+            raise ValueError(f"pixels must be uint8 (n, 3, {size}, {size}), not {pixels.dtype} {pixels.shape}")
+        if not len(pixels):
+            return np.empty((0, *empty), dtype=np.float32)
+        starts = range(0, len(pixels), _IMAGE_BATCH)
+        return np.concatenate(
+            [self._image.run([output], {"pixels": pixels[start : start + _IMAGE_BATCH]})[0] for start in starts]
+        )
+
+    def _text_batches(self, texts: Sequence[str]) -> Iterator[tuple[Int64, Int64, Int64]]:
+        """Yield (positions, input_ids, attention_mask), texts of like length together to save padding."""
+        if not texts:
+            return
+        encoded: list[Encoding] = self._tokenizer.encode_batch(list(texts))
+        if any(item.overflowing for item in encoded):
+            _log.warning("A text is longer than %d word pieces; what comes after them is left out.", self._max_tokens)
+        by_length = sorted(range(len(encoded)), key=lambda position: len(encoded[position].ids))
+        for start in range(0, len(by_length), _TEXT_BATCH):
+            order = by_length[start : start + _TEXT_BATCH]
+            longest = max(len(encoded[position].ids) for position in order)
+            ids = np.zeros((len(order), longest), dtype=np.int64)
+            mask = np.zeros_like(ids)
+            for row, position in enumerate(order):
+                length = len(encoded[position].ids)
+                ids[row, :length] = encoded[position].ids
+                mask[row, :length] = 1
+            yield np.array(order, dtype=np.int64), ids, mask
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_str(self._read("tokenizer.json").decode())
+
+    @property
+    def _image(self) -> OnnxSession:
+        return self._session("image.onnx")
+
+    @property
+    def _text(self) -> OnnxSession:
+        return self._session("text.onnx")
+
+    def _session(self, name: str) -> OnnxSession:
+        with self._lock:
+            if name not in self._sessions:
+                self._sessions[name] = OnnxSession(self._read(name), threads=self._threads)
+            return self._sessions[name]
+
+    def _read(self, name: str) -> bytes:
+        return read_verified(self._folder / name, self._sha256[name])
+
+
+def _is_foreign(piece: str) -> bool:
+    """Return True when the letters of a word piece are of another script than the Latin one."""
+    letters = [char for char in piece if char.isalpha()]
+    return bool(letters) and not any(unicodedata.name(char, "").startswith("LATIN") for char in letters)

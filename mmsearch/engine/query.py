@@ -1,0 +1,70 @@
+"""Queries as values: TextQuery, ImageQuery, VectorQuery; `parse_query` tells which one a word on a command line is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from mmsearch.errors import QueryError
+from mmsearch.images import is_picture_name
+from mmsearch.types import Float32
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Target = Literal["image", "text", "any"]
+TARGETS: tuple[str, ...] = get_args(Target)
+
+
+@dataclass(frozen=True, slots=True)
+class TextQuery:
+    """Search by words."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise QueryError("The query is empty: say what you are looking for.")
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class ImageQuery:
+    """Search by a picture: a path, or a Pillow image."""
+
+    image: Path | Image.Image
+
+    def __str__(self) -> str:
+        return str(self.image) if isinstance(self.image, Path) else "<image>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorQuery:
+    """Search by a vector (dim,) of the collection's own encoder; it is brought to unit length."""
+
+    vector: Float32
+
+    def __str__(self) -> str:
+        return "<vector>"
+
+
+Query = TextQuery | ImageQuery | VectorQuery
+
+
+def parse_query(words: str) -> Query:
+    """Return an ImageQuery when `words` ends like a picture's name and is a file, else a TextQuery."""
+    if is_picture_name(os.path.basename(words)) and Path(words).is_file():  # noqa: PTH119 - words need not be a path
+        return ImageQuery(Path(words))
+    return TextQuery(words)
+
+
+def check_target(target: str) -> Target:
+    """Return `target` as a Target; raise QueryError for another word."""
+    for known in get_args(Target):
+        if target == known:
+            return known  # type: ignore[no-any-return]
+    raise QueryError(f"There is no target {target!r}: choose one of {', '.join(TARGETS)}.")

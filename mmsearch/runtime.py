@@ -1,0 +1,57 @@
+"""ONNX Runtime sessions, their threads and their verified weights: the one home of onnxruntime."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmsearch.errors import WeightsUnavailable
+
+
+def read_verified(path: Path, sha256: str) -> bytes:
+    """Return the bytes of a weights file; raise WeightsUnavailable unless it is there and has the hash."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsUnavailable(
+            f"The weights file {path} cannot be read ({error.strerror}): install mmsearch again."
+        ) from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise WeightsUnavailable(
+            f"The weights file {path} does not have the expected SHA-256: it is damaged, install mmsearch again."
+        )
+    return data
+
+
+class OnnxSession:
+    """An ONNX graph on the CPU, run by name. Safe to call from several threads."""
+
+    def __init__(self, model: bytes, *, threads: int) -> None:
+        """Load a serialised ONNX model; `threads` is the number of intra-op threads."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        # Idle ONNX Runtime threads otherwise spin on the cores that decode the next pictures or run FAISS.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """Return the named outputs of one run, in the order asked for."""
+        results: list[NDArray[np.float32]] = self._session.run(list(outputs), dict(feeds))
+        return results
+
+
+def versions() -> dict[str, str]:
+    """Return the version of ONNX Runtime, for `mmsearch doctor`."""
+    import onnxruntime
+
+    return {"onnxruntime": onnxruntime.__version__}

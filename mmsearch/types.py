@@ -1,0 +1,208 @@
+"""The words that every part of mmsearch speaks in: values and Protocols, no behaviour.
+
+Vectors are float32 unit rows when they are computed and float16 when they are stored; a `similarity` is always the
+cosine of the stored float16 row with the query, computed in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Float32 = NDArray[np.float32]
+Float16 = NDArray[np.float16]
+UInt8 = NDArray[np.uint8]
+Int64 = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+class Modality(StrEnum):
+    """What a vector stands for."""
+
+    IMAGE = "image"
+    TEXT = "text"
+
+
+# --- encoders -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """What a collection must know of its encoder.
+
+    Two encoders with one `fingerprint` make the same vectors: it covers the weights and the preprocessing.
+    """
+
+    uri: str
+    dim: int
+    image_size: int
+    fingerprint: str
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Two towers that turn pictures and texts into unit vectors of one space."""
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """The description that a collection is bound to."""
+
+    def prepare_image(self, image: Image.Image) -> UInt8:
+        """Return the pixels (3, S, S), uint8, that `encode_images` takes; S is `spec.image_size`. Thread-safe."""
+
+    def encode_images(self, pixels: UInt8) -> Float32:
+        """Return unit rows (n, dim) for prepared pictures (n, 3, S, S)."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Float32:
+        """Return unit rows (n, dim); a text over the context length is cut."""
+
+    def text_notes(self, text: str) -> tuple[str, ...]:
+        """Return sentences for the user on what this encoder cannot make of the text; () when all is well."""
+
+
+@runtime_checkable
+class TokenEncoder(Encoder, Protocol):
+    """An encoder that also shows the tokens its towers pool."""
+
+    def image_tokens(self, pixels: UInt8) -> Float32:
+        """Return the patch tokens (n, patches, width) of prepared pictures (n, 3, S, S), row by row of the grid."""
+
+    def text_tokens(self, texts: Sequence[str]) -> tuple[Float32, Mask]:
+        """Return the text tokens (n, tokens, width) and the mask (n, tokens) that is True on real tokens."""
+
+
+# --- sources --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """One thing that a source offers: a picture file, or a caption.
+
+    `key` names it for ever (a picture's absolute path; a caption's place in its file), `group` ties a picture and its
+    captions together, `uri` is what a hit shows. `size` (bytes) and `mtime_ns` are those of the file it stands in.
+    """
+
+    key: str
+    modality: Modality
+    uri: str
+    group: str
+    size: int
+    mtime_ns: int
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanFailure:
+    """Something a scan could not read; with `subtree`, nothing under `key` was seen, so nothing there is deleted."""
+
+    key: str
+    reason: str
+    subtree: bool = False
+
+
+class Source(Protocol):
+    """A place whose pictures and captions can be listed again and again."""
+
+    @property
+    def kind(self) -> str:
+        """The kind of the source: "folder", "file" or "jsonl"."""
+
+    @property
+    def root(self) -> str:
+        """The absolute path that the source lists; every scan of it covers all that it holds."""
+
+    def scan(self) -> Iterator[SourceEntry | ScanFailure]:
+        """Yield what there is, in a stable order, each key once; failures are values."""
+
+
+# --- vector search --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSpec:
+    """Which index to build, and why. `factory` is a FAISS factory string, "Flat" for exact search."""
+
+    factory: str
+    nlist: int
+    nprobe: int
+    train_size: int
+    reason: str
+
+    @property
+    def exact(self) -> bool:
+        """True when no ANN index is needed."""
+        return self.factory == "Flat"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchParams:
+    """How hard to look: lists probed, candidates per wanted result, or everything (`exact`)."""
+
+    nprobe: int | None = None
+    refine_factor: int = 10
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbors:
+    """Ids and scores, both (nq, k), best first, equal scores by id; padded with −1 and −inf."""
+
+    ids: Int64
+    scores: Float32
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture or a caption in the catalog. `captions` are the texts that belong to a picture."""
+
+    id: int
+    modality: Modality
+    uri: str
+    group: str
+    text: str | None = None
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+    captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer. `similarity` is the cosine; `score` is what the list is sorted by (a fused rank for target "any")."""
+
+    rank: int
+    score: float
+    item: Item
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The answers to one query, best first, from the state at `commit`; `timings` are seconds by stage."""
+
+    hits: tuple[Hit, ...]
+    query: str
+    target: str
+    commit: int
+    timings: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __getitem__(self, rank: int) -> Hit:
+        return self.hits[rank]

@@ -1,0 +1,137 @@
+"""VectorIndex: an ANN index over most vectors, an exact scan of the rest, and exact scores, behind one `search`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmsearch.errors import QueryError
+from mmsearch.types import Float32, Int64, Mask, Neighbors, SearchParams
+from mmsearch.vectors.ann import AnnIndex
+from mmsearch.vectors.exact import ExactIndex, rescore
+from mmsearch.vectors.store import VectorStore
+
+SELECTIVE_SHARE = 0.02
+"""Below this share of allowed vectors the ANN index would mostly skip rows: they are scanned exactly instead."""
+
+MIN_CANDIDATES = 100
+_QUERIES_AT_ONCE = 256
+
+
+class VectorIndex:
+    """Search over the live vectors of a store. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        store: VectorStore,
+        *,
+        dead: Int64 | None = None,
+        ann: AnnIndex | None = None,
+        covered: int = 0,
+        nprobe: int = 1,
+    ) -> None:
+        """`dead` ids (n,) never come back; `ann` covers live ids below `covered`, and is asked with `nprobe`."""
+        self._store = store
+        self._exact = ExactIndex(store)
+        self._ann = ann
+        self._covered = covered if ann is not None else 0
+        self._nprobe = nprobe
+        self._live: Mask | None = None
+        if dead is not None and len(dead):
+            self._live = np.zeros(store.end_id, dtype=np.bool_)
+            self._live[store.ids()] = True
+            self._live[dead] = False
+
+    def __len__(self) -> int:
+        return len(self._store) if self._live is None else int(self._live.sum())
+
+    @property
+    def store(self) -> VectorStore:
+        """The stored rows."""
+        return self._store
+
+    def search(
+        self, queries: Float32, k: int, *, allowed: Mask | None = None, params: SearchParams | None = None
+    ) -> Neighbors:
+        """Return the k best live vectors for each query (nq, dim); scores are cosines of the stored rows.
+
+        `allowed` is a mask by vector id: True may come back, ids past its end may not. With at least k allowed live
+        vectors, k come back. Raise QueryError for queries of the wrong shape, not finite, or k < 1.
+        """
+        params = params or SearchParams()
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self._store.dim:
+            raise QueryError(f"Queries must have shape (n, {self._store.dim}), not {queries.shape}.")
+        if k < 1:
+            raise QueryError(f"k must be at least 1, not {k}.")
+        if not np.isfinite(queries).all():
+            raise QueryError("A query vector holds a number that is not finite.")
+        mask = self._mask(allowed)
+        available = len(self._store) if mask is None else int(mask.sum())
+        ids = np.full((len(queries), k), -1, dtype=np.int64)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        if available:
+            for start in range(0, len(queries), _QUERIES_AT_ONCE):
+                part = slice(start, start + _QUERIES_AT_ONCE)
+                self._search_some(queries[part], ids[part], scores[part], mask, available, params)
+        return Neighbors(ids, scores)
+
+    def _search_some(
+        self,
+        queries: Float32,
+        ids: Int64,
+        scores: Float32,
+        mask: Mask | None,
+        available: int,
+        params: SearchParams,
+    ) -> None:
+        k = min(ids.shape[1], available)
+        starved = np.arange(len(queries))
+        if self._ann is not None and not params.exact and available > SELECTIVE_SHARE * self._covered:
+            wanted = max(k * max(1, params.refine_factor), MIN_CANDIDATES)
+            nprobe = params.nprobe or self._nprobe
+            found = self._ann.search(queries, wanted, nprobe=nprobe, mask=mask)
+            tail = self._exact.candidates(queries, k, mask, start=self._covered)
+            self._refine(queries, np.concatenate([found, tail], axis=1), ids, scores)
+            starved = np.flatnonzero((ids[:, :k] < 0).any(axis=1))
+        if len(starved):
+            candidates = self._exact.candidates(queries[starved], k + 8, mask)
+            some_ids, some_scores = ids[starved], scores[starved]
+            self._refine(queries[starved], candidates, some_ids, some_scores)
+            ids[starved], scores[starved] = some_ids, some_scores
+
+    def _refine(self, queries: Float32, candidates: Int64, ids: Int64, scores: Float32) -> None:
+        """Fill ids and scores (nq, k) with the best of the candidates (nq, n), scored from the stored rows."""
+        distinct, where = np.unique(candidates, return_inverse=True)
+        where = where.reshape(candidates.shape)
+        real = distinct >= 0
+        rows = np.zeros((len(distinct), self._store.dim), dtype=np.float16)
+        rows[real] = self._store.take(distinct[real])
+        for query in range(len(queries)):
+            mine = where[query][candidates[query] >= 0]
+            exact = rescore(rows[mine], queries[query])
+            order = np.lexsort((distinct[mine], -exact))[: ids.shape[1]]
+            ids[query, : len(order)] = distinct[mine][order]
+            scores[query, : len(order)] = exact[order]
+
+    def _mask(self, allowed: Mask | None) -> Mask | None:
+        if allowed is None:
+            return self._live
+        mask = np.zeros(self._store.end_id, dtype=np.bool_)
+        shared = min(len(mask), len(allowed))
+        mask[:shared] = allowed[:shared]
+        if self._live is not None:
+            return mask & self._live
+        if len(self._store) < len(mask):
+            present = np.zeros_like(mask)
+            present[self._store.ids()] = True
+            mask &= present
+        return mask
+
+
+def measure_recall(index: VectorIndex, queries: Float32, *, k: int = 10, params: SearchParams | None = None) -> float:
+    """Return recall@k of the index against exact search on queries (nq, dim); a tie with the k-th score counts."""
+    truth = index.search(queries, k, params=SearchParams(exact=True))
+    found = index.search(queries, k, params=params)
+    good = (found.scores >= truth.scores[:, -1:]) & (found.ids >= 0)
+    wanted = int((truth.ids >= 0).sum())
+    return float(good.sum() / wanted) if wanted else 1.0

@@ -1,0 +1,119 @@
+"""What several tests need: a small deterministic encoder, pictures made on the spot, the shared shards."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mmsearch.types import EncoderSpec, Float32, UInt8
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+PHOTOS = ROOT / "data" / "photos"
+
+COLOURS = {
+    "red": (220, 20, 20),
+    "green": (20, 200, 20),
+    "blue": (20, 20, 220),
+    "yellow": (230, 230, 20),
+    "black": (5, 5, 5),
+    "white": (250, 250, 250),
+}
+
+
+class ToyEncoder:
+    """Colours in an 8 × 8 grid; a text is the colour it names on a faint pattern of its own. Counts what it encodes."""
+
+    def __init__(self, uri: str = "toy:1") -> None:
+        self._spec = EncoderSpec(uri=uri, dim=192, image_size=8, fingerprint=hashlib.sha256(uri.encode()).hexdigest())
+        self.images = 0
+        self.texts = 0
+
+    @property
+    def spec(self) -> EncoderSpec:
+        return self._spec
+
+    def prepare_image(self, image: Image.Image) -> UInt8:
+        small = image.resize((8, 8), Image.Resampling.BOX)
+        return np.ascontiguousarray(np.asarray(small, dtype=np.uint8).transpose(2, 0, 1))
+
+    def encode_images(self, pixels: UInt8) -> Float32:
+        self.images += len(pixels)
+        return unit(pixels.reshape(len(pixels), 192).astype(np.float32) - 127.5)
+
+    def encode_texts(self, texts: Sequence[str]) -> Float32:
+        self.texts += len(texts)
+        rows = []
+        for text in texts:
+            colour = next((rgb for name, rgb in COLOURS.items() if name in text.lower()), (127, 127, 127))
+            seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+            own = np.random.default_rng(seed).normal(0, 20, (3, 64))
+            rows.append((np.array(colour)[:, None] - 127.5 + own).reshape(-1))
+        return unit(np.array(rows, dtype=np.float32).reshape(len(texts), 192))
+
+    def text_notes(self, text: str) -> tuple[str, ...]:
+        return ("toy: that is Greek to me",) if any("α" <= char <= "ω" for char in text) else ()
+
+
+def unit(rows: np.ndarray) -> Float32:
+    """Return the rows (n, dim) at length 1."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.maximum(lengths, 1e-9)).astype(np.float32)
+
+
+def random_units(n: int, dim: int, seed: int = 0) -> Float32:
+    """Return n clustered unit rows (n, dim)."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((max(1, n // 20), dim))
+    return unit(centres[rng.integers(0, len(centres), n)] + 0.5 * rng.standard_normal((n, dim)))
+
+
+def picture(seed: int, size: tuple[int, int] = (32, 24)) -> Image.Image:
+    """Return a picture of coloured blocks, another one for every seed."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
+
+
+def plain(colour: str, size: tuple[int, int] = (32, 24)) -> Image.Image:
+    """Return a picture of one colour."""
+    return Image.new("RGB", size, COLOURS[colour])
+
+
+def make_folder(folder: Path, count: int, first: int = 0) -> list[Path]:
+    """Write `count` different pictures and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"p{number:04d}.png" for number in range(first, first + count)]
+    for number, path in enumerate(paths, start=first):
+        picture(number).save(path)
+    return paths
+
+
+def shard_pictures(name: str, count: int) -> Iterator[tuple[str, bytes, list[str]]]:
+    """Yield (file name, bytes, captions) of the first pictures in a shared shard."""
+    with tarfile.open(SHARED / "data" / f"{name}.tar") as shard:
+        pending: dict[str, bytes] = {}
+        for member in shard:
+            if count == 0:
+                return
+            file = shard.extractfile(member)
+            assert file is not None
+            stem, _, suffix = member.name.rpartition(".")
+            if suffix != "json":
+                pending[stem] = file.read()
+                continue
+            yield f"{stem}.webp", pending.pop(stem), json.loads(file.read())["captions"]
+            count -= 1
+
+
+def encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
+    """Return a picture as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format_name, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
