@@ -17,7 +17,8 @@ from mmsearch.collection import Collection, KnownItem, NewItem, Root, Writer
 from mmsearch.types import Encoder, Float32, Modality, ScanFailure, Source, SourceEntry
 
 COMMIT_ROWS = 2000
-COMMIT_SECONDS = 10.0
+COMMIT_SECONDS = 2.0
+"""A kill loses at most the embeddings of this long; a commit costs a few milliseconds."""
 MASS_DELETE_MIN = 20
 """A scan that would delete more than half of a source's items, and more than this many, must be confirmed."""
 

@@ -122,7 +122,7 @@ def _open(file: BinaryIO, name: str, max_pixels: int | None) -> tuple[Image.Imag
             f"{name} has {width} × {height} pixels, over the limit of {max_pixels:,}: raise it with --max-pixels."
         )
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    if orientation in _TRANSPOSED:
+    if orientation in _TRANSPOSED and image.format != "TIFF":  # Pillow turns TIFF files itself
         width, height = height, width
     return image, ImageInfo(width, height, image.format or "?"), orientation
 

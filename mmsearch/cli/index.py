@@ -26,7 +26,7 @@ def index(
     paths: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PATH]...",
+            metavar="PATH",
             help="Folders of pictures, .jsonl corpora, single pictures; none: all that were indexed before.",
             show_default=False,
         ),
@@ -43,7 +43,8 @@ def index(
         typer.Option("--index", metavar="auto|flat|ivfpq", help="The search index to have.", show_default=False),
     ] = None,
     max_pixels: Annotated[
-        int | None, typer.Option("--max-pixels", min=1, help="Skip larger pictures.", show_default="178 million")
+        int | None,
+        typer.Option("--max-pixels", metavar="N", min=1, help="Skip larger pictures. [default: 178 million]"),
     ] = None,
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Compare files by their content, not by size and time.")

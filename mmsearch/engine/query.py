@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -57,8 +56,11 @@ Query = TextQuery | ImageQuery | VectorQuery
 
 def parse_query(words: str) -> Query:
     """Return an ImageQuery when `words` ends like a picture's name and is a file, else a TextQuery."""
-    if is_picture_name(os.path.basename(words)) and Path(words).is_file():  # noqa: PTH119 - words need not be a path
-        return ImageQuery(Path(words))
+    try:
+        if is_picture_name(Path(words).name) and Path(words).is_file():
+            return ImageQuery(Path(words))
+    except (OSError, ValueError):  # too long, or a NUL in it: no path at all
+        pass
     return TextQuery(words)
 
 

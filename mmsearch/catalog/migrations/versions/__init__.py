@@ -1,0 +1,1 @@
+"""The schemas, one after the other; each is frozen once released."""

@@ -1,0 +1,328 @@
+"""The installed command, as a person or a script would run it, over the real pictures in data/photos."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.support import PHOTOS, make_folder, picture
+
+COMMAND = str(Path(sys.executable).parent / "mmsearch")
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home folder whose default collection holds data/photos and its captions."""
+    home = tmp_path_factory.mktemp("indexed-home")
+    done = call(home, "index", str(PHOTOS), str(PHOTOS / "captions.jsonl"), "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["added"] == 87 + 174
+    assert report["failed"] == []
+    return home
+
+
+def call(home: Path, *arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "MMSEARCH_HOME": str(home), **environment}
+    return subprocess.run(
+        [COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, env=env, timeout=120, check=False
+    )
+
+
+def found(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the file names of the hits in a --json answer."""
+    return [Path(hit["uri"]).name for hit in json.loads(done.stdout)["hits"]]
+
+
+def test_words_find_pictures(indexed: Path) -> None:
+    done = call(indexed, "query", "a red car", "-k", "3", cwd=PHOTOS)
+    assert (done.returncode, done.stderr) == (0, "")
+    head, first, *_ = done.stdout.splitlines()
+    assert head.split() == ["rank", "score", "path", "caption"]
+    rank, score, path, *caption = first.split()
+    assert (rank, path) == ("1", "red-car.jpg")
+    assert 0 < float(score) < 1
+    assert " ".join(caption) == "a red car"
+    assert len(done.stdout.splitlines()) == 4
+
+
+def test_a_picture_finds_itself_and_its_captions(indexed: Path) -> None:
+    path = str(PHOTOS / "tabby-cat.jpg")
+    done = call(indexed, "query", path, "-k", "2", "--json")
+    answer = json.loads(done.stdout)
+    assert found(done)[0] == "tabby-cat.jpg"
+    assert answer["hits"][0]["similarity"] == pytest.approx(1.0, abs=2e-3)
+    assert (answer["target"], answer["query"]) == ("image", path)
+    texts = json.loads(call(indexed, "query", path, "--target", "text", "-k", "5", "--json").stdout)["hits"]
+    assert all(hit["modality"] == "text" and hit["text"] for hit in texts)
+    assert any("cat" in hit["text"].lower() for hit in texts)
+
+
+def test_words_find_captions_and_any_merges_by_rank(indexed: Path) -> None:
+    texts = json.loads(call(indexed, "query", "a red car", "-t", "text", "-k", "1", "--json").stdout)["hits"]
+    assert texts[0]["text"] == "a red car"
+    assert texts[0]["similarity"] == pytest.approx(1.0, abs=2e-3)
+    mixed = json.loads(call(indexed, "query", "a red car", "-t", "any", "-k", "6", "--json").stdout)["hits"]
+    assert {hit["modality"] for hit in mixed} == {"image", "text"}
+    assert mixed[0]["score"] == pytest.approx(1 / 61)
+    assert [hit["rank"] for hit in mixed] == [1, 2, 3, 4, 5, 6]
+
+
+def test_text_and_image_decide_what_a_query_is(indexed: Path) -> None:
+    path = str(PHOTOS / "tabby-cat.jpg")
+    assert json.loads(call(indexed, "query", path, "--text", "--json").stdout)["hits"][0]["similarity"] < 0.9
+    missing = call(indexed, "query", "nowhere.jpg", "--image")
+    assert missing.returncode == 2
+    assert "nowhere.jpg cannot be read: No such file" in missing.stderr
+    assert call(indexed, "query", "nowhere.jpg").returncode == 0  # words, since there is no such file
+    both = call(indexed, "query", "x", "--text", "--image")
+    assert both.returncode == 2
+
+
+def test_forms_of_output(indexed: Path) -> None:
+    lines = call(indexed, "query", "a bridge", "-k", "4", "--jsonl").stdout.splitlines()
+    assert [json.loads(line)["rank"] for line in lines] == [1, 2, 3, 4]
+    paths = call(indexed, "query", "a bridge", "-k", "4", "--paths").stdout.splitlines()
+    assert paths == [json.loads(line)["uri"] for line in lines]
+    assert all(Path(path).is_file() for path in paths)
+    nul = call(indexed, "query", "a bridge", "-k", "4", "--paths", "-0").stdout
+    assert nul == "".join(path + "\0" for path in paths)
+    assert call(indexed, "query", "x", "--json", "--paths").returncode == 2
+    assert call(indexed, "query", "x", "-0").returncode == 2
+
+
+def test_words_from_stdin(indexed: Path) -> None:
+    env = {**os.environ, "MMSEARCH_HOME": str(indexed)}
+    done = subprocess.run(
+        [COMMAND, "query", "-", "-k", "1", "--paths"],
+        input="a red car\n",
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+    )
+    assert Path(done.stdout.strip()).name == "red-car.jpg"
+
+
+def test_nothing_found_is_status_1(indexed: Path) -> None:
+    done = call(indexed, "query", "a red car", "--min-similarity", "0.99")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "mmsearch: nothing found.\n")
+    done = call(indexed, "query", "a red car", "--min-similarity", "0.99", "--json")
+    assert (done.returncode, json.loads(done.stdout)["hits"]) == (1, [])
+
+
+def test_queries_in_another_language_get_a_hint(indexed: Path) -> None:
+    done = call(indexed, "query", "红色的汽车", "--paths")
+    assert done.returncode == 0
+    assert "multilingual OpenCLIP model" in done.stderr
+    assert call(indexed, "query", "über alles").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["query", ""], 2, "The query is empty"),
+        (["query", "x", "--target", "video"], 2, "There is no target 'video': choose one of image, text, any."),
+        (["query", "x", "-k", "0"], 2, "-k"),
+        (["query", "x", "--collection", "a b"], 2, "cannot name a collection"),
+        (["query", "x", "--collection", "other"], 3, "No collection yet"),
+        (["query"], 2, "Missing argument"),
+        (["find", "x"], 2, "No such command"),
+        (["index", "/nowhere"], 13, "/nowhere is not there"),
+        (["index", str(PHOTOS), "--encoder", "klip"], 8, "There is no encoder 'klip': installed are"),
+        (["index", str(PHOTOS), "--encoder", "compactt"], 8, "did you mean 'compact'?"),
+        (["index", str(PHOTOS), "--encoder", "compact:v9"], 8, "this mmsearch ships compact:v1"),
+        (["index", str(PHOTOS), "--index", "hnsw"], 2, "There is no index kind 'hnsw'"),
+        (["--log-level", "loud", "info"], 2, "choose one of debug, info, warning, error"),
+    ],
+)
+def test_errors_are_one_sentence_and_a_status(indexed: Path, arguments: list[str], status: int, message: str) -> None:
+    done = call(indexed, *arguments)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_tracebacks_on_request(indexed: Path) -> None:
+    done = call(indexed, "query", "", MMSEARCH_DEBUG="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["query", "x"], ["info"], ["verify"], ["index"]])
+def test_before_anything_is_indexed(tmp_path: Path, arguments: list[str]) -> None:
+    done = call(tmp_path, *arguments)
+    assert done.returncode == 3
+    assert done.stderr.startswith("mmsearch: No collection yet at ")
+    assert "make one with 'mmsearch index FOLDER'" in done.stderr
+
+
+def test_info_verify_doctor(indexed: Path) -> None:
+    facts = json.loads(call(indexed, "info", "--json").stdout)
+    assert facts["modalities"]["image"]["items"] == 87
+    assert facts["modalities"]["text"]["vectors"] == 174
+    assert facts["encoder"]["uri"] == "compact:v1"
+    assert [root["kind"] for root in facts["roots"]] == ["folder", "jsonl"]
+    text = call(indexed, "info").stdout
+    assert "87 items, 87 vectors" in text
+    assert json.loads(call(indexed, "verify", "--json").stdout) == {"files": 0, "vectors": 261, "problems": []}
+    assert call(indexed, "verify").stdout == "all well: 261 vectors, 0 files, the catalog\n"
+    doctor = json.loads(call(indexed, "doctor", "--json").stdout)
+    assert doctor["facts"]["encoders"] == "compact"
+    assert {"sqlite", "onnxruntime", "threads", "file system", "cpu features"} <= doctor["facts"].keys()
+    assert call(indexed, "doctor").returncode == 0
+
+
+def test_collections_by_name_path_and_environment(tmp_path: Path) -> None:
+    make_folder(tmp_path / "pictures", 3)
+    for where in (["--collection", "named"], ["--collection", "./by-path"]):
+        assert call(tmp_path, "index", "pictures", *where, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "collections" / "named" / "mmsearch.json").is_file()
+    assert (tmp_path / "by-path" / "mmsearch.json").is_file()
+    assert (tmp_path / "by-path").stat().st_mode & 0o077 == 0
+    done = call(tmp_path, "info", "--json", MMSEARCH_COLLECTION="named")
+    assert json.loads(done.stdout)["path"] == str(tmp_path / "collections" / "named")
+    done = call(tmp_path, "index", "pictures", "--collection", "./pictures", cwd=tmp_path)
+    assert done.returncode == 7
+    assert "holds other files" in done.stderr
+
+
+def test_index_tells_what_it_did(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    make_folder(folder, 5)
+    (folder / "broken.jpg").write_text("x")
+    dry = call(tmp_path, "index", str(folder), "--dry-run")
+    assert "6 would be added" in dry.stdout
+    done = call(tmp_path, "index", str(folder))
+    assert done.returncode == 0
+    assert done.stdout.startswith("5 added, 1 could not be read in ")
+    assert "broken.jpg cannot be read as a picture" in done.stderr
+    again = call(tmp_path, "index", str(folder), "-q")
+    assert again.stdout.startswith("5 unchanged, 1 skipped (unreadable before, unchanged since) in ")
+    (folder / "p0000.png").rename(folder / "moved.png")
+    (folder / "p0001.png").unlink()
+    picture(70).save(folder / "p0002.png")
+    assert call(tmp_path, "index").stdout.startswith("1 changed, 1 moved, 1 deleted, 2 unchanged")
+    (tmp_path / "empty").mkdir()
+    done = call(tmp_path, "index", str(tmp_path / "empty"), "-c", "empty")
+    assert done.returncode == 1
+    assert "no pictures or captions were found there" in done.stderr
+
+
+def test_held_back_deletions_have_a_status_of_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    for path in make_folder(folder, 25):
+        path.with_suffix(".txt").write_text(f"caption of {path.name}")
+    assert call(tmp_path, "index", str(folder)).returncode == 0
+    for path in folder.iterdir():
+        if path.name != "p0000.png":
+            path.unlink()
+    done = call(tmp_path, "index", str(folder))
+    assert done.returncode == 21
+    assert "49 items, over half of a source, are no longer there; they were kept" in done.stderr
+    assert call(tmp_path, "index", "--yes").stdout.startswith("49 deleted, 1 unchanged")
+
+
+def test_ivfpq_on_demand(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    make_folder(folder, 120)
+    done = call(tmp_path, "index", str(folder), "--index", "ivfpq")
+    assert "built the search index of the image vectors" in done.stdout
+    facts = json.loads(call(tmp_path, "info", "--json").stdout)["modalities"]["image"]
+    assert facts["index"].startswith("IVF")
+    assert facts["recall_at_10"] >= 0.95
+    assert "x4fs" in facts["index"]
+    make_folder(folder, 5, first=120)
+    (folder / "p0003.png").unlink()
+    assert call(tmp_path, "index").returncode == 0
+    for number in (4, 119, 122):
+        done = call(tmp_path, "query", str(folder / f"p{number:04d}.png"), "-k", "1", "--json")
+        assert found(done) == [f"p{number:04d}.png"]
+    assert len(found(call(tmp_path, "query", "a thing", "-k", "500", "--json"))) == 124
+    assert call(tmp_path, "verify").returncode == 0
+    assert call(tmp_path, "index", "--index", "flat").returncode == 0
+    assert json.loads(call(tmp_path, "info", "--json").stdout)["modalities"]["image"]["index"] == "Flat"
+    assert not list(tmp_path.rglob("index.faiss"))
+
+
+def test_damage_is_found_and_named(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    make_folder(folder, 100)
+    call(tmp_path, "index", str(folder), "--index", "ivfpq")
+    file = next(tmp_path.rglob("index.faiss"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    done = call(tmp_path, "verify")
+    assert done.returncode == 20
+    assert "does not have the SHA-256" in done.stdout
+    file.unlink()
+    done = call(tmp_path, "query", "a thing")
+    assert done.returncode == 5
+    assert "index.faiss" in done.stderr
+
+
+def test_interrupt_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    make_folder(folder, 400)
+    env = {**os.environ, "MMSEARCH_HOME": str(tmp_path)}
+    child = subprocess.Popen([COMMAND, "index", str(folder)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    catalog = tmp_path / "collections" / "default" / "mmsearch.json"
+    while not catalog.exists():
+        time.sleep(0.05)
+    time.sleep(1.5)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert b"everything so far is kept" in err
+    kept = json.loads(call(tmp_path, "info", "--json").stdout)["modalities"]["image"]["items"]
+    assert f"{kept} added".encode() in out
+    report = json.loads(call(tmp_path, "index", "--json").stdout)
+    assert report["embedded"]["image"] == 400 - kept
+    assert report["kept"] == kept
+
+
+def test_second_writer_is_refused_within_a_second(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    make_folder(folder, 2)
+    call(tmp_path, "index", str(folder))
+    import filelock
+
+    with filelock.FileLock(tmp_path / "collections" / "default" / "writer.lock"):
+        done = call(tmp_path, "index", str(folder))
+        assert done.returncode == 4
+        assert "Another process is writing" in done.stderr
+        assert call(tmp_path, "query", "a thing").returncode == 0
+
+
+def test_formats_of_real_files(tmp_path: Path) -> None:
+    """Every format that Pillow writes here is found by the picture in it."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    shot = Image.open(PHOTOS / "tabby-cat.jpg")
+    for suffix in ("webp", "png", "tiff", "bmp", "gif", "jp2", "ppm", "avif", "JPG"):
+        shot.save(folder / f"cat.{suffix}")
+    shot.convert("CMYK").save(folder / "cmyk.jpg")
+    shot.convert("L").save(folder / "grey.pgm")
+    shutil.copy(PHOTOS / "striped-planet.jpg", folder)
+    done = call(tmp_path, "index", str(folder), "--json")
+    assert json.loads(done.stdout)["added"] == 12, done.stdout
+    names = found(call(tmp_path, "query", "a cat", "-k", "11", "--json"))
+    assert "striped-planet.jpg" not in names
+
+
+def test_help_of_every_command() -> None:
+    for command in ("index", "query", "info", "verify", "doctor"):
+        done = call(Path("/nowhere"), command, "--help")
+        assert done.returncode == 0
+        assert "--collection" in done.stdout
+    assert call(Path("/nowhere"), "--version").stdout.startswith("mmsearch ")
