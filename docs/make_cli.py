@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
+import inspect
 import sys
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from mmsearch.cli import exits
+from mmsearch.cli.main import app
 
-COMMANDS = ("index", "query", "info", "verify", "doctor")
 TARGET = Path(__file__).parent / "cli.md"
 
 
 def page() -> str:
     """Return the page."""
+    group = typer.main.get_command(app)
     parts = ["# The command line\n", "Made by `python docs/make_cli.py` from the commands; do not edit it.\n"]
-    for command in ([], *([name] for name in COMMANDS)):
-        title = " ".join(["mmsearch", *command])
-        parts.append(f"## {title}\n\n```text\n{_help(command)}\n```\n")
+    parts.append(_section("mmsearch", group))
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        parts.append(_section(f"mmsearch {name}", command))
     parts.append("## Exit statuses\n\n| status | meaning |\n| --- | --- |\n" + "\n".join(_statuses()) + "\n")
     return "\n".join(parts)
 
 
-def _help(command: list[str]) -> str:
-    env = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
-    script = "import sys; sys.argv[0] = 'mmsearch'; from mmsearch.cli.main import main; main()"
-    arguments = [sys.executable, "-c", script, *command, "--help"]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=env)
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+def _section(title: str, command: Any) -> str:
+    rows = []
+    for param in command.params:
+        if param.name in ("install_completion", "show_completion"):
+            continue
+        option = param.param_type_name == "option"
+        names = ", ".join(f"`{name}`" for name in param.opts) if option else ""
+        metavar = (param.metavar or "").replace("|", " or ")
+        value = f" {metavar}" if metavar else ""
+        rows.append(f"| {names}{value} | {param.help or ''} |")
+    table = "| argument or option | meaning |\n| --- | --- |\n" + "\n".join(rows)
+    return f"## {title}\n\n{inspect.cleandoc(command.help or '')}\n\n{table}\n"
 
 
 def _statuses() -> list[str]:

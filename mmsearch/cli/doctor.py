@@ -55,9 +55,11 @@ def doctor(collection: CollectionOption = None, as_json: JsonOption = False) -> 
 
 
 def _problems(facts: dict[str, str], folder: Path) -> list[str]:
+    from mmsearch.vectors.backend import HOW_TO_GET_FAISS
+
     problems = []
     if "faiss" not in facts:
-        problems.append('FAISS is missing, search is exact and slower: pip install "mmsearch[cpu]" (or [gpu]).')
+        problems.append(f"FAISS is missing, so search is exact and there is no IVF-PQ: {HOW_TO_GET_FAISS}")
     if " and " in facts.get("faiss package", ""):
         problems.append(
             "faiss-cpu and faiss-gpu are both installed and overwrite each other: uninstall both, then one."

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +45,7 @@ def index(
     ] = None,
     max_pixels: Annotated[
         int | None,
-        typer.Option("--max-pixels", metavar="N", min=1, help="Skip larger pictures. [default: 178 million]"),
+        typer.Option("--max-pixels", metavar="N", min=1, help="Pixel limit. [default: 178 million]"),
     ] = None,
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Compare files by their content, not by size and time.")
@@ -107,6 +108,8 @@ def _summary(report: IndexReport) -> None:
     write(f"{', '.join(parts)} in {report.seconds:.1f} s{rate}")
     for modality in report.indexed:
         write(f"built the search index of the {modality} vectors")
+    if find_spec("faiss") is None:
+        note('mmsearch: FAISS is missing, so search is exact and there is no IVF-PQ: pip install "mmsearch[cpu]".')
     for failure in report.failed[:_SHOWN_FAILURES]:
         note(f"  {short_path(failure.key)}: {failure.reason}")
     if len(report.failed) > _SHOWN_FAILURES:

@@ -25,7 +25,12 @@ def query(
     min_similarity: Annotated[
         float | None,
         typer.Option(
-            "--min-similarity", min=-1.0, max=1.0, help="Leave out hits below this cosine.", show_default=False
+            "--min-similarity",
+            metavar="X",
+            min=-1.0,
+            max=1.0,
+            help="Leave out hits below this cosine.",
+            show_default=False,
         ),
     ] = None,
     collection: CollectionOption = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from mmsearch.collection.writer import UNIT_TOLERANCE, Writer
 from mmsearch.errors import CollectionCorrupt
 from mmsearch.types import Float16, Modality, SearchParams
 from mmsearch.vectors.ann import AnnIndex
-from mmsearch.vectors.backend import find_faiss
+from mmsearch.vectors.backend import HOW_TO_GET_FAISS, find_faiss
 from mmsearch.vectors.index import VectorIndex, measure_recall
 from mmsearch.vectors.spec import IndexKind, choose_spec
+
+_log = logging.getLogger(__name__)
 
 RECALL_TARGET = 0.95
 STALE_SHARE = 0.2
@@ -37,13 +40,16 @@ def maintain(collection: Collection, writer: Writer, *, kind: IndexKind | None =
         writer.set_index_kind(kind)
     writer.commit()
     built = []
+    has_faiss = find_faiss() is not None
     for modality, state in collection.catalog.state(collection.spec.dim).modalities.items():
         wanted = collection.index_kind
         spec = choose_spec(state.live, collection.spec.dim, wanted)
         if spec.exact:
             if state.ann is not None:
                 writer.set_ann(modality, None)
-        elif (find_faiss() is not None or kind is not None) and (kind is not None or _is_stale(state)):
+        elif not has_faiss and kind is None:
+            _log.warning("FAISS is missing, so every search scans all %s vectors: %s", modality, HOW_TO_GET_FAISS)
+        elif kind is not None or _is_stale(state):
             writer.set_ann(modality, _build(collection, modality))
             built.append(modality)
     writer.commit()

@@ -14,6 +14,8 @@ from mmsearch.config import Settings
 from mmsearch.errors import MissingExtra
 from mmsearch.types import Mask
 
+HOW_TO_GET_FAISS = 'pip install "mmsearch[cpu]" (or "mmsearch[gpu]", never both).'
+
 
 @cache
 def find_faiss() -> ModuleType | None:
@@ -28,9 +30,7 @@ def require_faiss() -> ModuleType:
     """Return the faiss module; raise MissingExtra with the pip command that brings it."""
     faiss = find_faiss()
     if faiss is None:
-        raise MissingExtra(
-            'An IVF-PQ index needs FAISS: pip install "mmsearch[cpu]" (or "mmsearch[gpu]"); exact search works without.'
-        )
+        raise MissingExtra(f"An IVF-PQ index needs FAISS, exact search works without: {HOW_TO_GET_FAISS}")
     return faiss
 
 

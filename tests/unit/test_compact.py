@@ -1,0 +1,118 @@
+"""The encoder that ships: canonical vectors, verified weights, notes on what it cannot read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmsearch.encoders import load_encoder
+from mmsearch.encoders.compact import WEIGHTS, CompactEncoder
+from mmsearch.errors import UnknownEncoder, WeightsUnavailable
+from mmsearch.images import open_image
+from tests.support import PHOTOS
+
+V1 = WEIGHTS / "compact-v1"
+c, y, x = np.indices((3, 260, 260))
+GOLDEN_PICTURES = {
+    "(x * (c + 1) + 2 * y) % 256": (x * (c + 1) + 2 * y) % 256,
+    "(x * y // (c + 1)) % 256": (x * y // (c + 1)) % 256,
+    "(x // 20 + y // 20 + c) % 3 * 100": (x // 20 + y // 20 + c) % 3 * 100,
+}
+"""The pictures of golden.json by their formula there, on channel c, row y and column x."""
+
+
+@pytest.fixture(scope="module")
+def compact() -> CompactEncoder:
+    encoder = load_encoder("compact")
+    assert isinstance(encoder, CompactEncoder)
+    return encoder
+
+
+def test_canonical_vectors(compact: CompactEncoder) -> None:
+    golden = json.loads((V1 / "golden.json").read_text())
+    texts = compact.encode_texts([entry["text"] for entry in golden["texts"]])
+    for row, entry in zip(texts, golden["texts"], strict=True):
+        assert float(row @ np.array(entry["embedding"], np.float32)) >= 0.999
+    assert len(golden["pictures"]) >= 3
+    for entry in golden["pictures"]:
+        pixels = GOLDEN_PICTURES[entry["formula"]].astype(np.uint8)
+        row = compact.encode_images(pixels[None])[0]
+        assert float(row @ np.array(entry["embedding"], np.float32)) >= 0.999
+
+
+def test_pictures_and_words_meet(compact: CompactEncoder) -> None:
+    names = ["red-car.jpg", "tabby-cat.jpg", "night-bridge.jpg", "coffee-cup.jpg"]
+    words = ["a red car", "a cat", "a bridge at night", "a cup of coffee"]
+    pixels = np.stack([compact.prepare_image(open_image(PHOTOS / name)) for name in names])
+    similarity = compact.encode_texts(words) @ compact.encode_images(pixels).T
+    assert similarity.argmax(axis=1).tolist() == [0, 1, 2, 3]
+
+
+def test_reduced_decoding_hardly_moves_the_vector(compact: CompactEncoder, tmp_path: Path) -> None:
+    large = tmp_path / "large.jpg"
+    open_image(PHOTOS / "tabby-cat.jpg").resize((4000, 3000)).save(large, quality=92)
+    rows = [
+        compact.encode_images(compact.prepare_image(open_image(large, min_side=side))[None])[0]
+        for side in (None, compact.spec.image_size)
+    ]
+    assert float(rows[0] @ rows[1]) > 0.98
+
+
+def test_weights_fit_and_are_accounted_for() -> None:
+    assert sum(path.stat().st_size for path in V1.iterdir()) <= 40_000_000
+    manifest = json.loads((V1 / "manifest.json").read_text())
+    assert set(manifest["files"]) == {"image.onnx", "text.onnx", "tokenizer.json"}
+    card = (V1 / "MODEL_CARD.md").read_text()
+    assert all(word in card for word in ("EfficientNet-Lite2", "all-MiniLM-L6-v2", "COCO", "Flickr8k", "Apache-2.0"))
+    assert all(source["sha256"] and source["licence"] for source in manifest["sources"])
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(V1, tmp_path / "w")
+    data = bytearray((tmp_path / "w" / "text.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "w" / "text.onnx").write_bytes(data)
+    encoder = CompactEncoder(tmp_path / "w")
+    with pytest.raises(WeightsUnavailable, match="SHA-256"):
+        encoder.encode_texts(["x"])
+    (tmp_path / "w" / "image.onnx").unlink()
+    with pytest.raises(WeightsUnavailable, match="cannot be read"):
+        encoder.encode_images(np.zeros((1, 3, 260, 260), np.uint8))
+    (tmp_path / "w" / "manifest.json").write_text("{")
+    with pytest.raises(WeightsUnavailable, match="install mmsearch again"):
+        CompactEncoder(tmp_path / "w")
+
+
+def test_wrong_pixels_are_refused(compact: CompactEncoder) -> None:
+    for bad in (np.zeros((1, 3, 224, 224), np.uint8), np.zeros((1, 3, 260, 260), np.float32)):
+        with pytest.raises(ValueError, match="pixels must be uint8"):
+            compact.encode_images(bad)
+
+
+@pytest.mark.parametrize("text", ["红色的汽车", "красная машина", "赤い車", "سيارة حمراء", "qué 红色的汽车"])
+def test_foreign_scripts_get_a_note(compact: CompactEncoder, text: str) -> None:
+    (note,) = compact.text_notes(text)
+    assert "multilingual OpenCLIP model" in note
+
+
+@pytest.mark.parametrize("text", ["a red car", "über café", "", "?!", "2024", "a car named 红 in a street at night"])
+def test_english_gets_none(compact: CompactEncoder, text: str) -> None:
+    assert compact.text_notes(text) == ()
+
+
+def test_long_texts_are_cut_and_that_is_logged(compact: CompactEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        one, other = compact.encode_texts(["dog " * 300, "dog " * 400])
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    assert "longer than 256 word pieces" in caplog.text
+
+
+def test_versions_that_do_not_ship(tmp_path: Path) -> None:
+    with pytest.raises(UnknownEncoder, match="ships compact:v1"):
+        load_encoder("compact:v9")
+    assert load_encoder("compact").spec == load_encoder("compact:v1").spec

@@ -1,0 +1,150 @@
+"""Shards, preprocessing, tokenising and recall: what the recipe shares and what needs no torch."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from PIL import Image
+from tokenizers import Tokenizer
+
+IMAGE_SIZE = 260
+MAX_TOKENS = 256
+RESIZE = "squash"  # what ships; a key of RESIZERS
+KS = (1, 5, 10)
+DEV_SHARDS = ("flickr8k-dev-000", "coco-dev-000")
+TRAIN_SHARDS = tuple(f"flickr8k-train-{i:03d}" for i in range(3)) + tuple(f"coco-train-{i:03d}" for i in range(8))
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a shard with all its captions."""
+
+    name: str
+    picture: bytes
+    captions: tuple[str, ...]
+
+    def image(self) -> Image.Image:
+        """Return the decoded picture in RGB."""
+        return Image.open(io.BytesIO(self.picture)).convert("RGB")
+
+
+def read_shard(path: Path) -> Iterator[Sample]:
+    """Yield the samples of a webdataset shard (NAME.webp + NAME.json), in the order of the tar."""
+    pictures: dict[str, bytes] = {}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            stream = archive.extractfile(member)
+            if stream is None:
+                continue
+            name, _, kind = member.name.rpartition(".")
+            if kind == "webp":
+                pictures[name] = stream.read()
+            elif kind == "json":
+                captions = tuple(str(text).strip() for text in json.load(stream)["captions"])
+                yield Sample(name, pictures.pop(name), captions)
+
+
+def squash(image: Image.Image) -> Image.Image:
+    """Return the whole picture at 260×260, its sides scaled independently."""
+    return image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+
+
+def centre_crop(image: Image.Image) -> Image.Image:
+    """Return the centre square at 260×260 after scaling the shorter side to 260."""
+    scale = IMAGE_SIZE / min(image.size)
+    width, height = (max(IMAGE_SIZE, round(side * scale)) for side in image.size)
+    left, top = (width - IMAGE_SIZE) // 2, (height - IMAGE_SIZE) // 2
+    scaled = image.resize((width, height), Image.Resampling.BICUBIC)
+    return scaled.crop((left, top, left + IMAGE_SIZE, top + IMAGE_SIZE))
+
+
+RESIZERS = {"squash": squash, "crop": centre_crop}
+
+
+def to_pixels(image: Image.Image) -> Pixels:
+    """Return an RGB picture as uint8 (3, height, width)."""
+    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def open_session(path: Path, *, threads: int = 2) -> ort.InferenceSession:
+    """Return an ONNX Runtime CPU session with a bounded number of threads."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """Return a tokenizer that cuts at 256 word pieces and does not pad."""
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(MAX_TOKENS)
+    return tokenizer
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """Return `input_ids` and `attention_mask`, int64 (n, t), padded with zeros to the longest text."""
+    encodings = tokenizer.encode_batch(list(texts))
+    length = max(len(encoding.ids) for encoding in encodings)
+    ids = np.zeros((len(encodings), length), np.int64)
+    mask = np.zeros_like(ids)
+    for row, encoding in enumerate(encodings):
+        ids[row, : len(encoding.ids)] = encoding.ids
+        mask[row, : len(encoding.ids)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def run_texts(
+    session: ort.InferenceSession, tokenizer: Tokenizer, texts: Sequence[str], *, output: str, batch: int = 64
+) -> Floats:
+    """Return one named output for every text, float32 (n, …), in the order given; runs sorted by length."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    rows: list[Floats | None] = [None] * len(texts)
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        (values,) = session.run([output], tokenize(tokenizer, [texts[i] for i in part]))
+        for i, value in zip(part, values, strict=True):
+            rows[i] = value
+    return np.stack([row for row in rows if row is not None])
+
+
+def unit(rows: Floats) -> Floats:
+    """Return rows scaled to length one, float32 (n, dim)."""
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Recall at 1, 5 and 10 in per cent, CLIP-benchmark style: any right item among the first k counts."""
+
+    text_to_image: tuple[float, ...]
+    image_to_text: tuple[float, ...]
+
+    def row(self) -> str:
+        """Return `t→i 1/5/10  i→t 1/5/10` for a table."""
+        left, right = ("/".join(f"{v:.1f}" for v in part) for part in (self.text_to_image, self.image_to_text))
+        return f"t→i {left}  i→t {right}"
+
+
+def measure_recall(images: Floats, texts: Floats, owner: NDArray[np.int64]) -> Recall:
+    """Return recall of images (n, dim) and texts (m, dim), where text j describes image owner[j]."""
+    scores = texts @ images.T
+    right = scores[np.arange(len(texts)), owner]
+    text_rank = (scores > right[:, None]).sum(axis=1)
+    best = np.full(len(images), -np.inf, np.float32)
+    np.maximum.at(best, owner, right)
+    image_rank = (scores > best[None, :]).sum(axis=0)
+    return Recall(
+        tuple(float(100 * np.mean(text_rank < k)) for k in KS),
+        tuple(float(100 * np.mean(image_rank < k)) for k in KS),
+    )

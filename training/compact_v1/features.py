@@ -1,0 +1,130 @@
+"""Extract the frozen features once: `python -m training.compact_v1.features --data DIR --work DIR`.
+
+Writes `WORK/features/{shard}-{view}.npy` (float16, (n, 3696)), and for kind "captions" and "phrases"
+`{shard}-{kind}.npy` (float16, (m, 1152)) and `{shard}-{kind}-owner.npy` (int64 (m,): number of the picture).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnxruntime import InferenceSession
+from PIL import Image
+
+from .common import (
+    DEV_SHARDS,
+    IMAGE_SIZE,
+    TRAIN_SHARDS,
+    Pixels,
+    Sample,
+    centre_crop,
+    open_session,
+    open_tokenizer,
+    read_shard,
+    run_texts,
+    squash,
+    to_pixels,
+)
+from .graphs import save_image_graph, save_text_graph
+from .phrases import phrases
+from .towers import ImageTower, TextTower, tokenizer_file
+
+BATCH = 16
+SMALLEST_AREA = 0.5
+SEED = 3
+View = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+def _random_crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Return a random box of at least half the area, mirrored half of the time, squashed to 260×260."""
+    shares = np.sqrt(rng.uniform(SMALLEST_AREA, 1.0)) * np.exp(rng.uniform(-0.1, 0.1) * np.array([1.0, -1.0]))
+    width, height = (max(1, round(side * min(1.0, s))) for side, s in zip(image.size, shares, strict=True))
+    left, top = (int(rng.integers(0, room + 1)) for room in (image.width - width, image.height - height))
+    box = (left, top, left + width, top + height)
+    cut = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC, box=box)
+    return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else cut
+
+
+VIEWS: dict[str, View] = {
+    "squash": lambda image, _: squash(image),
+    "crop": lambda image, _: centre_crop(image),
+    "random": _random_crop,
+}
+
+
+def _captions(samples: list[Sample]) -> tuple[list[str], list[int]]:
+    """Return all captions and the number of the picture each belongs to."""
+    pairs = [(text, i) for i, sample in enumerate(samples) for text in sample.captions]
+    return [text for text, _ in pairs], [i for _, i in pairs]
+
+
+def _phrases(samples: list[Sample]) -> tuple[list[str], list[int]]:
+    """Return short phrases, each once per picture, and the number of the picture each belongs to."""
+    pairs = [
+        (text, i)
+        for i, sample in enumerate(samples)
+        for text in dict.fromkeys(phrase for caption in sample.captions for phrase in phrases(caption))
+    ]
+    return [text for text, _ in pairs], [i for _, i in pairs]
+
+
+TEXTS = {"captions": _captions, "phrases": _phrases}
+
+
+def extract_view(
+    session: InferenceSession, samples: list[Sample], view: View, *, seed: int, batch: int = BATCH
+) -> NDArray[np.float16]:
+    """Return features of one view of every sample, float16 (n, features)."""
+
+    def pixels(item: tuple[int, Sample]) -> Pixels:
+        return to_pixels(view(item[1].image(), np.random.default_rng((seed, item[0]))))
+
+    rows: list[NDArray[np.float16]] = []
+    with ThreadPoolExecutor(2) as pool:
+        stream: Iterator[Pixels] = pool.map(pixels, enumerate(samples))
+        while part := list(itertools.islice(stream, batch)):
+            (values,) = session.run(["features"], {"pixels": np.stack(part)})
+            rows.append(values.astype(np.float16))
+    return np.concatenate(rows)
+
+
+def main() -> None:
+    """Export the bare towers, then run them over every shard; files that exist are kept."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    arguments = parser.parse_args()
+    towers, folder = arguments.work / "towers", arguments.work / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (towers / "text.onnx").exists():
+        save_image_graph(ImageTower(), towers / "image.onnx", output="features")
+        save_text_graph(TextTower(), towers / "text.onnx", output="features")
+    image_session, text_session = open_session(towers / "image.onnx"), open_session(towers / "text.onnx")
+    tokenizer = open_tokenizer(tokenizer_file())
+
+    jobs = [(view, shard) for view in ("squash", "crop") for shard in DEV_SHARDS]
+    jobs += [(view, shard) for view in ("squash", "random") for shard in TRAIN_SHARDS]
+    for view, shard in jobs:
+        started, target = time.monotonic(), folder / f"{shard}-{view}.npy"
+        if target.exists():
+            continue
+        samples = list(read_shard(arguments.data / f"{shard}.tar"))
+        if view == "squash":
+            for kind, split in TEXTS.items():
+                texts, owner = split(samples)
+                rows = run_texts(text_session, tokenizer, texts, output="features")
+                np.save(folder / f"{shard}-{kind}.npy", rows.astype(np.float16))
+                np.save(folder / f"{shard}-{kind}-owner.npy", np.array(owner, np.int64))
+        np.save(target, extract_view(image_session, samples, VIEWS[view], seed=SEED))
+        print(f"{target.name}: {len(samples) / (time.monotonic() - started):.0f} pictures/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

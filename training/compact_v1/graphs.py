@@ -1,0 +1,62 @@
+"""Torch modules to small ONNX files: one function per tower, used for features and for the shipped files."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from .common import IMAGE_SIZE
+from .surgery import finish, fold, shrink
+from .towers import POOLED, WIDTH
+
+OPSET = 17
+GRID = 9
+
+
+def _export(module: nn.Module, inputs: dict[str, Tensor], outputs: dict[str, dict[int, str]]) -> onnx.ModelProto:
+    """Return the traced module; `outputs` maps names to their dynamic axes, inputs vary as `inputs` does."""
+    axes = {"pixels": {0: "n"}, "input_ids": {0: "n", 1: "t"}, "attention_mask": {0: "n", 1: "t"}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "traced.onnx"
+        torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            path,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={**{name: axes[name] for name in inputs}, **outputs},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        return fold(onnx.load(path))
+
+
+def _save(model: onnx.ModelProto, path: Path, token_shape: tuple[int | None, int]) -> None:
+    """Write the finished model; `token_shape` is what follows n in the tokens, None where it varies."""
+    for dim, size in zip(model.graph.output[1].type.tensor_type.shape.dim[1:], token_shape, strict=True):
+        if size is not None:
+            dim.dim_value = size
+    finish(model, producer="mmsearch/training/compact_v1")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+
+
+def save_image_graph(module: nn.Module, path: Path, *, output: str) -> None:
+    """Write a module from pixels to (`output`, tokens): convolutions as float16, matrices as int8."""
+    pixels = torch.arange(2 * 3 * IMAGE_SIZE**2).reshape(2, 3, IMAGE_SIZE, IMAGE_SIZE).remainder(251).to(torch.uint8)
+    model = _export(module, {"pixels": pixels}, {output: {0: "n"}, "tokens": {0: "n"}})
+    shrink(model)
+    _save(model, path, (GRID**2, POOLED))
+
+
+def save_text_graph(module: nn.Module, path: Path, *, output: str) -> None:
+    """Write a module from (input_ids, attention_mask) to (`output`, tokens), matrices and tables as int8."""
+    ids = torch.arange(1000, 1014).reshape(2, 7)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    model = _export(module, inputs, {output: {0: "n"}, "tokens": {0: "n", 1: "t"}})
+    shrink(model)
+    _save(model, path, (None, WIDTH))

