@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
-from mmsearch.collection import NewItem
+from mmsearch.catalog.rows import NewItem
 from mmsearch.types import Encoder, Float32, UInt8
 
 IMAGE_BATCH = 16
+"""Pictures in a batch, for each thread."""
+
 TEXT_BATCH = 256
 
 Embedded = tuple[NewItem, Float32 | None]
@@ -18,45 +22,64 @@ _T = TypeVar("_T")
 
 
 class Embedder:
-    """Batches of pictures and of texts. `add_*` yields (item, vector (dim,)) pairs whenever a batch is full.
+    """Batches of pictures and of texts. `add_*` yields (item, vector (dim,)) pairs, a batch behind.
 
-    A vector that is not finite comes out as None.
+    One batch is encoded in a thread of its own while the caller stores the one before and gathers the next. A vector
+    that is not finite comes out as None.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, *, threads: int = 1) -> None:
+        """`threads` is how many the encoder uses: its batches are as many times larger."""
         self._encoder = encoder
+        self._image_batch = IMAGE_BATCH * threads
         self._images: list[tuple[NewItem, UInt8]] = []
         self._texts: list[NewItem] = []
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="mmsearch-embed")
+        self._encoding: deque[tuple[list[NewItem], Future[Float32]]] = deque()
+
+    def __enter__(self) -> Embedder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.shutdown(wait=True, cancel_futures=True)
 
     def add_image(self, item: NewItem, pixels: UInt8) -> Iterator[Embedded]:
         """Take a prepared picture (3, S, S)."""
         self._images.append((item, pixels))
-        if len(self._images) >= IMAGE_BATCH:
-            yield from self._embed_images()
+        if len(self._images) >= self._image_batch:
+            self._encode_images()
+            yield from self._finished(leave=1)
 
     def add_text(self, item: NewItem) -> Iterator[Embedded]:
         """Take a caption."""
         self._texts.append(item)
         if len(self._texts) >= TEXT_BATCH:
-            yield from self._embed_texts()
+            self._encode_texts()
+            yield from self._finished(leave=1)
 
     def flush(self) -> Iterator[Embedded]:
-        """Yield what has not filled a batch."""
-        yield from self._embed_images()
-        yield from self._embed_texts()
+        """Yield all that was taken and has not come out yet."""
+        self._encode_images()
+        self._encode_texts()
+        yield from self._finished(leave=0)
 
-    def _embed_images(self) -> Iterator[Embedded]:
+    def _encode_images(self) -> None:
         batch, self._images = self._images, []
         if batch:
             pixels = [pixels for _, pixels in batch]
-            vectors = _halving(pixels, lambda part: self._encoder.encode_images(np.stack(part)))
-            yield from _paired([item for item, _ in batch], vectors)
+            future = self._worker.submit(_halving, pixels, lambda part: self._encoder.encode_images(np.stack(part)))
+            self._encoding.append(([item for item, _ in batch], future))
 
-    def _embed_texts(self) -> Iterator[Embedded]:
+    def _encode_texts(self) -> None:
         batch, self._texts = self._texts, []
         if batch:
-            vectors = _halving([item.text or "" for item in batch], self._encoder.encode_texts)
-            yield from _paired(batch, vectors)
+            texts = [item.text or "" for item in batch]
+            self._encoding.append((batch, self._worker.submit(_halving, texts, self._encoder.encode_texts)))
+
+    def _finished(self, *, leave: int) -> Iterator[Embedded]:
+        while len(self._encoding) > leave:
+            items, future = self._encoding.popleft()
+            yield from _paired(items, future.result())
 
 
 def _paired(items: Sequence[NewItem], vectors: Float32) -> Iterator[Embedded]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.report import Failed
-from mmsearch.collection import NewItem
+from mmsearch.catalog.rows import NewItem
 from mmsearch.errors import ImageError
 from mmsearch.images import MAX_PIXELS, content_hash, decode, probe
 from mmsearch.types import Encoder, Modality, SourceEntry, UInt8

@@ -13,8 +13,10 @@ from indexer.embed import Embedded, Embedder
 from indexer.load import Loaded, Loader
 from indexer.plan import Action, Planner, scope_of, text_hash
 from indexer.report import Failed, IndexReport, Progress
-from mmsearch.collection import Collection, KnownItem, NewItem, Root, Writer
-from mmsearch.types import Encoder, Float32, Modality, ScanFailure, Source, SourceEntry
+from mmsearch.catalog.rows import KnownItem, NewItem, Root
+from mmsearch.collection.collection import Collection
+from mmsearch.collection.writer import Writer
+from mmsearch.types import Float32, Modality, ScanFailure, Source, SourceEntry
 
 COMMIT_ROWS = 2000
 COMMIT_SECONDS = 2.0
@@ -32,7 +34,7 @@ class Pipeline:
         self,
         collection: Collection,
         writer: Writer,
-        encoder: Encoder,
+        embedder: Embedder,
         report: IndexReport,
         *,
         progress: Progress,
@@ -43,7 +45,7 @@ class Pipeline:
         """`stop` ends the run at the next batch; what is done by then is committed."""
         self._collection = collection
         self._writer = writer
-        self._embedder = Embedder(encoder)
+        self._embedder = embedder
         self._report = report
         self._progress = progress
         self._stop = stop
@@ -69,7 +71,7 @@ class Pipeline:
             catalog.known_items(self._root.id),
             catalog.known_failures(self._root.id),
             scope=scope_of(source, self._root.path),
-            elsewhere=catalog.known_item,
+            elsewhere=self._writer.known_item if len(self._seen_roots) > 1 else None,
             rehash=self._rehash,
         )
         complete = True
@@ -149,13 +151,15 @@ class Pipeline:
             self._writer.touch(known.id, size=item.size, mtime_ns=item.mtime_ns, scanned_ns=item.scanned_ns)
             self._report.kept += 1
             self._progress.done(1)
-        elif known is None and (old := self._moved_from(item)) is not None:
+            return
+        same = self._writer.items_with_content(Modality.IMAGE, item.content_hash)
+        if known is None and (old := self._moved(same)) is not None:
             self._writer.move(old.id, item, self._root)
             self._planner.moved(old.key)
             self._report.moved += 1
             self._rows += 1
             self._progress.done(1)
-        elif self._writer.has_content(Modality.IMAGE, item.content_hash):
+        elif same:
             self._put(item)
         elif item.content_hash in self._waiting:
             self._waiting[item.content_hash].append(item)
@@ -165,9 +169,9 @@ class Pipeline:
         else:  # its vector went away between loading and now; the file is taken up by the next run
             self._fail(Failed(item.key, "it changed while it was read: index again", transient=True))
 
-    def _moved_from(self, item: NewItem) -> KnownItem | None:
-        """Return the item of the same content whose file is gone though its root is there; its first one by id."""
-        for old in self._writer.items_with_content(Modality.IMAGE, item.content_hash):
+    def _moved(self, same: list[KnownItem]) -> KnownItem | None:
+        """Return the first of the items of one content whose file is gone though its root is there."""
+        for old in same:
             root = self._seen_roots.get(old.root_id)
             if self._planner.was_seen(old.key) or os.path.lexists(old.key) or root is None:
                 continue

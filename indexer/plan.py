@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
 
-from mmsearch.collection import KnownFailure, KnownItem
+from mmsearch.catalog.rows import KnownFailure, KnownItem
 from mmsearch.types import Modality, ScanFailure, Source, SourceEntry
 
 RACY_NS = 2_000_000_000
@@ -36,11 +36,11 @@ class Planner:
         failures: dict[str, KnownFailure],
         *,
         scope: str | None,
-        elsewhere: Callable[[str], KnownItem | None] = lambda _key: None,
+        elsewhere: Callable[[str], KnownItem | None] | None = None,
         rehash: bool = False,
     ) -> None:
         """`known` and `failures` are those of the root; with a `scope`, only keys at or below it may be found gone.
-        `elsewhere` tells what other roots know of a key: a file is one item, whatever roots name it.
+        `elsewhere` tells what other roots, if there are any, know of a key: a file is one item, whatever roots name it.
         """
         self._known = {item.key: item for item in known}
         self._failures = failures
@@ -52,7 +52,8 @@ class Planner:
 
     def known(self, key: str) -> KnownItem | None:
         """Return what the catalog knows of a key, by this root or another."""
-        return self._known.get(key) or self._elsewhere(key)
+        known = self._known.get(key)
+        return self._elsewhere(key) if known is None and self._elsewhere is not None else known
 
     def classify(self, entry: SourceEntry) -> Action:
         """Return what to do with an entry, and remember that it is there."""

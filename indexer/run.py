@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from indexer.embed import Embedder
 from indexer.load import Loader
 from indexer.pipeline import Pipeline
 from indexer.plan import Action, Planner, scope_of
 from indexer.report import Failed, IndexReport, Progress
 from indexer.sources import make_source
-from mmsearch.collection import Collection
+from mmsearch.collection.collection import Collection
 from mmsearch.collection.maintenance import maintain
 from mmsearch.config import Settings
 from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
@@ -63,11 +64,15 @@ def index(
             _dry_run(opened, made, report, rehash=rehash)
             report.seconds = time.monotonic() - started
             return report
-        with opened.writer() as writer, _loader(opened, engine, settings.threads, max_pixels) as loader:
+        with (
+            opened.writer() as writer,
+            _loader(opened, engine, settings.threads, max_pixels) as loader,
+            Embedder(engine, threads=settings.threads) as embedder,
+        ):
             pipeline = Pipeline(
                 opened,
                 writer,
-                engine,
+                embedder,
                 report,
                 progress=progress,
                 stop=stop,
@@ -126,8 +131,10 @@ def _mismatch(collection: Collection, encoder: Encoder, sources: Sequence[Source
 
 
 def _loader(collection: Collection, encoder: Encoder, threads: int, max_pixels: int) -> Loader:
+    empty = collection.catalog.counts().items[Modality.IMAGE] == 0
+
     def has_content(digest: bytes) -> bool:
-        return collection.catalog.has_content(Modality.IMAGE, digest)
+        return not empty and collection.catalog.has_content(Modality.IMAGE, digest)
 
     return Loader(encoder, has_content, threads=threads, max_pixels=max_pixels)
 

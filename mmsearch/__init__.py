@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from indexer import IndexReport, Progress, index
     from mmsearch import errors
-    from mmsearch.collection import Collection
+    from mmsearch.collection.collection import Collection
     from mmsearch.encoders import list_encoders, load_encoder
     from mmsearch.engine.engine import SearchEngine
     from mmsearch.engine.engine import open_collection as open

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmsearch.collection import Collection
+from mmsearch.collection.collection import Collection
 from tests.support import SHARED, ToyEncoder
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import Connection, Row, func, select
 
 from mmsearch.catalog import schema
-from mmsearch.catalog.changes import KNOWN_ITEM, Transaction, to_known_item
+from mmsearch.catalog.changes import KNOWN_ITEM, VECTOR_OF, Transaction, to_known_item
 from mmsearch.catalog.database import Database
 from mmsearch.catalog.rows import (
     AnnRow,
@@ -63,7 +63,9 @@ class Catalog:
     def transaction(self) -> Iterator[Transaction]:
         """Yield the one way to change the catalog: all of it is committed at the end, or none of it."""
         with self._database.write() as connection:
-            yield Transaction(connection)
+            transaction = Transaction(connection)
+            yield transaction
+            transaction.finish()
 
     # --- the state a reader searches --------------------------------------------------------------------------------
 
@@ -101,12 +103,6 @@ class Catalog:
             for row in connection.execute(KNOWN_ITEM.where(schema.items.c.root_id == root_id)):
                 yield to_known_item(row)
 
-    def known_item(self, key: str) -> KnownItem | None:
-        """Return what is known of the item with that key."""
-        with self._database.read() as connection:
-            row = connection.execute(KNOWN_ITEM.where(schema.items.c.key == key)).one_or_none()
-            return None if row is None else to_known_item(row)
-
     def known_failures(self, root_id: int) -> dict[str, KnownFailure]:
         """Return a root's unreadable files by key."""
         table = schema.failures
@@ -116,10 +112,9 @@ class Catalog:
 
     def has_content(self, modality: Modality, content_hash: bytes) -> bool:
         """Return True when a live vector of that content is committed."""
-        table = schema.vectors
-        query = select(table.c.id).where(table.c.modality == modality, table.c.content_hash == content_hash)
+        content = {"modality": modality, "content_hash": content_hash}
         with self._database.read() as connection:
-            return connection.execute(query).first() is not None
+            return connection.execute(VECTOR_OF, content).first() is not None
 
     def roots(self) -> tuple[Root, ...]:
         """Return the sources that were indexed, by path."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from mmsearch.catalog import schema
@@ -36,6 +36,22 @@ KNOWN_ITEM = (
 """What a `KnownItem` is made of; narrow it with `where`."""
 
 
+# Statements of the inner loop of indexing, made once: building one costs more than SQLite takes to run it.
+_KNOWN_BY_KEY = KNOWN_ITEM.where(schema.items.c.key == bindparam("key"))
+_KNOWN_BY_CONTENT = KNOWN_ITEM.where(
+    schema.vectors.c.modality == bindparam("modality"), schema.vectors.c.content_hash == bindparam("content_hash")
+)
+VECTOR_OF = select(schema.vectors.c.id).where(
+    schema.vectors.c.modality == bindparam("modality"), schema.vectors.c.content_hash == bindparam("content_hash")
+)
+_ITEM_OF_KEY = select(schema.items.c.id, schema.items.c.modality, schema.items.c.vector_id).where(
+    schema.items.c.key == bindparam("key")
+)
+_INSERT_ITEM = insert(schema.items)
+_INSERT_VECTOR = insert(schema.vectors)
+_INSERT_ROW = insert(schema.unsealed_vectors)
+
+
 def to_known_item(row: Any) -> KnownItem:
     """Return a row of `KNOWN_ITEM` as a value."""
     return KnownItem(
@@ -57,6 +73,16 @@ class Transaction:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._next_ids: dict[Modality, int] = {}  # written once, by `finish`
+        self._failures: set[str] | None = None
+
+    def finish(self) -> None:
+        """Write what was put off to the end; called once, before the commit."""
+        for modality, next_id in self._next_ids.items():
+            statement = upsert(schema.counters).values(modality=modality, next_id=next_id)
+            self._connection.execute(
+                statement.on_conflict_do_update(index_elements=["modality"], set_={"next_id": next_id})
+            )
 
     # --- roots ------------------------------------------------------------------------------------------------------
 
@@ -85,31 +111,30 @@ class Transaction:
 
     def vector_of(self, modality: Modality, content_hash: bytes) -> int | None:
         """Return the id of the live vector of that content, seen from inside this transaction."""
-        table = schema.vectors
-        query = select(table.c.id).where(table.c.modality == modality, table.c.content_hash == content_hash)
-        return self._connection.execute(query).scalar_one_or_none()
+        content = {"modality": modality, "content_hash": content_hash}
+        return self._connection.execute(VECTOR_OF, content).scalar_one_or_none()
+
+    def known_item(self, key: str) -> KnownItem | None:
+        """Return what is known of the item with that key, seen from inside this transaction."""
+        row = self._connection.execute(_KNOWN_BY_KEY, {"key": key}).one_or_none()
+        return None if row is None else to_known_item(row)
 
     def items_with_content(self, modality: Modality, content_hash: bytes) -> list[KnownItem]:
         """Return the items of that content, by item id, seen from inside this transaction."""
-        query = KNOWN_ITEM.where(schema.vectors.c.modality == modality, schema.vectors.c.content_hash == content_hash)
-        return [to_known_item(row) for row in self._connection.execute(query)]
+        found = self._connection.execute(_KNOWN_BY_CONTENT, {"modality": modality, "content_hash": content_hash})
+        return [to_known_item(row) for row in found]
 
     def add_vector(self, modality: Modality, content_hash: bytes, row: bytes) -> int:
         """Store a new vector (its little-endian float16 row) unsealed, and return its id."""
-        counters = schema.counters
-        query = select(counters.c.next_id).where(counters.c.modality == modality)
-        vector_id = self._connection.execute(query).scalar_one_or_none()
-        if vector_id is None:
-            vector_id = 0
-            self._connection.execute(insert(counters).values(modality=modality, next_id=1))
-        else:
-            self._connection.execute(
-                update(counters).where(counters.c.modality == modality).values(next_id=vector_id + 1)
-            )
-        self._connection.execute(
-            insert(schema.vectors).values(modality=modality, id=vector_id, content_hash=content_hash)
-        )
-        self._connection.execute(insert(schema.unsealed_vectors).values(modality=modality, id=vector_id, row=row))
+        if modality not in self._next_ids:
+            counters = schema.counters
+            query = select(counters.c.next_id).where(counters.c.modality == modality)
+            self._next_ids[modality] = self._connection.execute(query).scalar_one_or_none() or 0
+        vector_id = self._next_ids[modality]
+        self._next_ids[modality] += 1
+        vector = {"modality": modality, "id": vector_id}
+        self._connection.execute(_INSERT_VECTOR, {**vector, "content_hash": content_hash})
+        self._connection.execute(_INSERT_ROW, {**vector, "row": row})
         return vector_id
 
     def _retire(self, modality: Modality, vector_id: int) -> None:
@@ -140,11 +165,9 @@ class Transaction:
             "format": item.format,
         }
         self.clear_failure(item.key)
-        old = self._connection.execute(
-            select(table.c.id, table.c.modality, table.c.vector_id).where(table.c.key == item.key)
-        ).one_or_none()
+        old = self._connection.execute(_ITEM_OF_KEY, {"key": item.key}).one_or_none()
         if old is None:
-            self._connection.execute(insert(table).values(key=item.key, root_id=root_id, **values))
+            self._connection.execute(_INSERT_ITEM, {"key": item.key, "root_id": root_id, **values})
             return True
         self._connection.execute(update(table).where(table.c.id == old.id).values(**values))
         if old.vector_id != vector_id:
@@ -199,12 +222,19 @@ class Transaction:
     def put_failure(self, key: str, root_id: int, *, size: int, mtime_ns: int, reason: str) -> None:
         """Record that a file could not be read, and as what it was seen."""
         values = {"root_id": root_id, "size": size, "mtime_ns": mtime_ns, "reason": reason, "at": time.time()}
+        if self._failures is not None:
+            self._failures.add(key)
         statement = upsert(schema.failures).values(key=key, **values)
         self._connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_=values))
 
     def clear_failure(self, key: str) -> None:
-        """Forget a failure."""
-        self._connection.execute(delete(schema.failures).where(schema.failures.c.key == key))
+        """Forget a failure, if there is one."""
+        table = schema.failures
+        if self._failures is None:
+            self._failures = set(self._connection.execute(select(table.c.key)).scalars())
+        if key in self._failures:
+            self._failures.remove(key)
+            self._connection.execute(delete(table).where(table.c.key == key))
 
     # --- commits, files and facts -----------------------------------------------------------------------------------
 

@@ -15,10 +15,14 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from mmsearch.catalog.schema import metadata
 from mmsearch.errors import CollectionCorrupt, CollectionError, CollectionLocked, UnsupportedFormat
 
 SCHEMA_VERSION = 1
 """`PRAGMA user_version` of the newest schema; each migration sets its own."""
+
+HEAD_REVISION = "0001"
+"""Alembic's name of that schema."""
 
 _BUSY_MS = 10_000
 _BEGIN = "mmsearch_begin"
@@ -59,14 +63,16 @@ class Database:
         found = self.user_version()
         if found == SCHEMA_VERSION:
             return
+        if not found:
+            self._create()
+            return
         if found > SCHEMA_VERSION:
             raise UnsupportedFormat(
                 f"The catalog {self.path} has schema {found}, this mmsearch knows up to {SCHEMA_VERSION}: update it."
             )
         if not self.writable:
             raise UnsupportedFormat(f"The catalog {self.path} must be upgraded once, but its folder is read-only.")
-        if found:
-            self._backup(found)
+        self._backup(found)
         self._migrate()
 
     def checkpoint(self) -> None:
@@ -108,6 +114,16 @@ class Database:
     def _backup(self, version: int) -> None:
         self.checkpoint()
         shutil.copy2(self.path, self.path.with_name(f"{self.path.name}.schema{version}.bak"))
+
+    def _create(self) -> None:
+        """Make the newest schema at once, marked as Alembic would mark it; Alembic takes most of a second to import."""
+        with self.write() as connection:
+            if connection.exec_driver_sql("PRAGMA user_version").scalar_one():
+                return  # another process was faster
+            metadata.create_all(connection)
+            connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+            connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (HEAD_REVISION,))
+            connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def _migrate(self) -> None:
         from alembic import command

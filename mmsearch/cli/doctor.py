@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
-import sqlite3
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mmsearch import __version__
@@ -20,6 +17,9 @@ _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "
 
 def doctor(collection: CollectionOption = None, as_json: JsonOption = False) -> None:
     """Tell versions, extras, CPU features, threads and the file system, and what is wrong with them."""
+    import platform
+    import sqlite3
+
     from mmsearch import runtime
     from mmsearch.config import Settings
     from mmsearch.encoders import list_encoders
@@ -72,6 +72,8 @@ def _problems(facts: dict[str, str], folder: Path) -> list[str]:
 
 
 def _installed(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

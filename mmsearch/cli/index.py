@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -63,6 +64,7 @@ def index(
     from mmsearch.images import MAX_PIXELS, lift_pillow_limit
     from mmsearch.vectors.spec import parse_kind
 
+    gc.enable()
     lift_pillow_limit()
     stop = threading.Event()
     with _interruptible(stop), _progress(quiet=quiet) as progress:

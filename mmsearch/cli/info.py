@@ -12,7 +12,7 @@ from mmsearch.cli.options import CollectionOption, JsonOption
 from mmsearch.cli.output import human_bytes, to_json, write
 
 if TYPE_CHECKING:
-    from mmsearch.collection import CollectionInfo
+    from mmsearch.collection.collection import CollectionInfo
 
 
 def info(collection: CollectionOption = None, as_json: JsonOption = False) -> None:
@@ -61,7 +61,7 @@ def verify(collection: CollectionOption = None, as_json: JsonOption = False) -> 
 
     Exit status 0 when all is well, 20 when something is not.
     """
-    from mmsearch.collection import Collection
+    from mmsearch.collection.collection import Collection
     from mmsearch.collection.maintenance import verify as verify_collection
     from mmsearch.config import Settings
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmsearch.cli import exits
 from mmsearch.cli.options import CollectionOption, JsonOption
 from mmsearch.cli.output import hit_as_dict, hit_table, note, result_as_dict, to_json, write
+
+if TYPE_CHECKING:
+    from mmsearch.engine.engine import SearchEngine
+    from mmsearch.engine.query import ImageQuery, TextQuery
+    from mmsearch.types import Encoder
 
 
 def query(
@@ -46,7 +51,6 @@ def query(
     _check_forms(as_text=as_text, as_image=as_image, forms=[as_json, as_jsonl, paths], null=null, wants_paths=paths)
     from pathlib import Path
 
-    import mmsearch
     from mmsearch.engine.query import ImageQuery, TextQuery, check_target, parse_query
 
     check_target(target)
@@ -59,7 +63,7 @@ def query(
         parsed = parse_query(given)
         assert isinstance(parsed, ImageQuery | TextQuery)
         chosen = parsed
-    with mmsearch.open(collection) as engine:
+    with _open(collection, chosen) as engine:
         result = engine.run(chosen, target=target, k=k, min_similarity=min_similarity)
     for text in result.notes:
         note(f"mmsearch: {text}")
@@ -80,6 +84,41 @@ def query(
         if not as_json:
             note("mmsearch: nothing found.")
         raise typer.Exit(exits.NOTHING_FOUND)
+
+
+def _open(collection: str | None, query: ImageQuery | TextQuery) -> SearchEngine:
+    """Return the engine, its encoder loaded in a thread while the database library is imported."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from mmsearch.collection.layout import Layout
+    from mmsearch.collection.manifest import read_manifest
+    from mmsearch.config import Settings
+
+    layout = Layout(Settings.from_environment().collection_path(collection))
+    _, spec = read_manifest(layout)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(_loaded_encoder, spec.uri, query)
+        from mmsearch.collection.collection import Collection
+        from mmsearch.engine.engine import SearchEngine
+
+        opened = Collection.open(layout.root)
+        return SearchEngine(opened, loading.result())
+
+
+def _loaded_encoder(uri: str, query: ImageQuery | TextQuery) -> Encoder:
+    """Return an encoder whose tower for such a query is in memory."""
+    from mmsearch.encoders import load_encoder
+    from mmsearch.engine.query import TextQuery
+
+    encoder = load_encoder(uri)
+    if isinstance(query, TextQuery):
+        encoder.encode_texts([query.text])
+    else:
+        import numpy as np
+
+        size = encoder.spec.image_size
+        encoder.encode_images(np.zeros((1, 3, size, size), dtype=np.uint8))
+    return encoder
 
 
 def _check_forms(*, as_text: bool, as_image: bool, forms: list[bool], null: bool, wants_paths: bool) -> None:

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-import filelock
 
 from mmsearch.catalog.catalog import Catalog
 from mmsearch.catalog.rows import Root
-from mmsearch.collection.atomic import make_folder, write_file
-from mmsearch.collection.layout import FORMAT_NAME, FORMAT_VERSION, Layout
+from mmsearch.collection.atomic import make_folder
+from mmsearch.collection.layout import Layout
+from mmsearch.collection.manifest import read_manifest, write_manifest
 from mmsearch.collection.snapshot import Snapshot
 from mmsearch.collection.writer import Writer
 from mmsearch.errors import (
     CollectionCorrupt,
     CollectionError,
     CollectionLocked,
-    CollectionNotFound,
-    UnsupportedFormat,
 )
 from mmsearch.types import EncoderSpec, Modality
 from mmsearch.vectors.index import VectorIndex
@@ -85,9 +79,7 @@ class Collection:
     def open(cls, path: Path) -> Collection:
         """Return the collection at `path`; raise CollectionNotFound, CollectionCorrupt or UnsupportedFormat."""
         layout = Layout(path)
-        if not layout.manifest.is_file():
-            raise CollectionNotFound(f"No collection yet at {path}: make one with 'mmsearch index FOLDER'.")
-        identity, spec = _read_manifest(layout.manifest)
+        identity, spec = read_manifest(layout)
         catalog = Catalog(layout.catalog)
         if catalog.fact("uuid") != identity:
             catalog.close()
@@ -110,14 +102,7 @@ class Collection:
                 with catalog.transaction() as transaction:
                     transaction.set_fact("uuid", identity)
                 catalog.close()
-                manifest = {
-                    "format": FORMAT_NAME,
-                    "version": FORMAT_VERSION,
-                    "uuid": identity,
-                    "encoder": dataclasses.asdict(spec),
-                }
-                text = json.dumps(manifest, indent=2) + "\n"
-                write_file(layout.manifest, layout.tmp, lambda file: _write_text(file, text))
+                write_manifest(layout, identity, spec)
         return cls.open(path)
 
     def close(self) -> None:
@@ -213,26 +198,10 @@ class Collection:
         )
 
 
-def _read_manifest(path: Path) -> tuple[str, EncoderSpec]:
-    try:
-        manifest = json.loads(path.read_bytes())
-        if manifest["format"] != FORMAT_NAME:
-            raise ValueError(f"format is {manifest['format']!r}")
-        if manifest["version"] > FORMAT_VERSION:
-            raise UnsupportedFormat(
-                f"{path} has format {manifest['version']}, this mmsearch knows up to {FORMAT_VERSION}: update mmsearch."
-            )
-        return str(manifest["uuid"]), EncoderSpec(**manifest["encoder"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CollectionCorrupt(f"{path} cannot be read ({error}): restore it from a backup.") from error
-
-
-def _write_text(file: BinaryIO, text: str) -> None:
-    file.write(text.encode())
-
-
 @contextmanager
 def _locked(layout: Layout) -> Iterator[None]:
+    import filelock  # brings asyncio and ssl along, which a reader has no use for
+
     try:
         with filelock.FileLock(layout.lock, timeout=_LOCK_SECONDS):
             yield

@@ -62,6 +62,10 @@ class Writer:
         """Return True when a vector of that content is there, committed or not."""
         return self._change.vector_of(modality, content_hash) is not None
 
+    def known_item(self, key: str) -> KnownItem | None:
+        """Return what is known of the item with that key, committed or not."""
+        return self._change.known_item(key)
+
     def items_with_content(self, modality: Modality, content_hash: bytes) -> list[KnownItem]:
         """Return the items of that content, committed or not, by item id."""
         return self._change.items_with_content(modality, content_hash)

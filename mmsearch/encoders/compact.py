@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights"
 LATEST = "v1"
-_IMAGE_BATCH = 16
+_IMAGE_BATCH = 4
 _TEXT_BATCH = 64
 _UNKNOWN = "[UNK]"
 
@@ -144,10 +144,8 @@ class CompactEncoder:
             raise ValueError(f"pixels must be uint8 (n, 3, {size}, {size}), not {pixels.dtype} {pixels.shape}")
         if not len(pixels):
             return np.empty((0, *empty), dtype=np.float32)
-        starts = range(0, len(pixels), _IMAGE_BATCH)
-        return np.concatenate(
-            [self._image.run([output], {"pixels": pixels[start : start + _IMAGE_BATCH]})[0] for start in starts]
-        )
+        feeds = [{"pixels": pixels[start : start + _IMAGE_BATCH]} for start in range(0, len(pixels), _IMAGE_BATCH)]
+        return np.concatenate(self._image.run_each(output, feeds))
 
     def _text_batches(self, texts: Sequence[str]) -> Iterator[tuple[Int64, Int64, Int64]]:
         """Yield (positions, input_ids, attention_mask), texts of like length together to save padding."""
@@ -176,16 +174,16 @@ class CompactEncoder:
 
     @property
     def _image(self) -> OnnxSession:
-        return self._session("image.onnx")
+        return self._session("image.onnx", threads=1, runs=self._threads)
 
     @property
     def _text(self) -> OnnxSession:
-        return self._session("text.onnx")
+        return self._session("text.onnx", threads=self._threads, runs=1)
 
-    def _session(self, name: str) -> OnnxSession:
+    def _session(self, name: str, *, threads: int, runs: int) -> OnnxSession:
         with self._lock:
             if name not in self._sessions:
-                self._sessions[name] = OnnxSession(self._read(name), threads=self._threads)
+                self._sessions[name] = OnnxSession(self._read(name), threads=threads, runs=runs)
             return self._sessions[name]
 
     def _read(self, name: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmsearch.collection import Collection, CollectionInfo
+from mmsearch.collection.collection import Collection, CollectionInfo
 from mmsearch.config import Settings
 from mmsearch.encoders import load_encoder
 from mmsearch.engine.fusion import reciprocal_rank_fusion

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from mmsearch.collection import Collection
+from mmsearch.collection.collection import Collection
 from mmsearch.collection.maintenance import verify
 from mmsearch.engine.engine import SearchEngine
 from mmsearch.errors import CollectionNotFound

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, inspect
 
-from mmsearch.catalog import database, schema
+from mmsearch.catalog import database
 from mmsearch.catalog.catalog import Catalog
 from mmsearch.catalog.database import SCHEMA_VERSION, Database
 from mmsearch.errors import CollectionCorrupt, CollectionLocked, UnsupportedFormat
@@ -26,18 +26,23 @@ def described(path: Path) -> dict[str, object]:
             sorted(u["column_names"] for u in found.get_unique_constraints(name)),
         )
         for name in found.get_table_names()
-        if name != "alembic_version"
     }
     engine.dispose()
     return tables
 
 
-def test_migrations_make_the_schema(tmp_path: Path) -> None:
-    Catalog(tmp_path / "migrated.sqlite3", create=True).close()
-    engine = create_engine(f"sqlite:///{tmp_path / 'direct.sqlite3'}")
-    schema.metadata.create_all(engine)
-    engine.dispose()
-    assert described(tmp_path / "migrated.sqlite3") == described(tmp_path / "direct.sqlite3")
+def test_migrations_make_the_schema_that_a_new_catalog_has(tmp_path: Path) -> None:
+    Catalog(tmp_path / "new.sqlite3", create=True).close()
+    migrated = Database(tmp_path / "migrated.sqlite3")
+    migrated._migrate()
+    migrated.close()
+    assert described(tmp_path / "migrated.sqlite3") == described(tmp_path / "new.sqlite3")
+    heads = set()
+    for name in ("new", "migrated"):
+        with sqlite3.connect(tmp_path / f"{name}.sqlite3") as raw:
+            heads.add(raw.execute("SELECT version_num FROM alembic_version").fetchall()[0][0])
+        raw.close()
+    assert heads == {database.HEAD_REVISION}
 
 
 def test_pragmas(tmp_path: Path) -> None:

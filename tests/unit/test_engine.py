@@ -10,7 +10,8 @@ import pytest
 
 import mmsearch
 from indexer import index
-from mmsearch.collection import Collection, NewItem
+from mmsearch.catalog.rows import NewItem
+from mmsearch.collection.collection import Collection
 from mmsearch.engine.engine import SearchEngine
 from mmsearch.engine.fusion import RRF_K, reciprocal_rank_fusion
 from mmsearch.engine.query import ImageQuery, TextQuery, parse_query

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from indexer import IndexReport, Progress, index
-from mmsearch.collection import Collection
+from mmsearch.collection.collection import Collection
 from mmsearch.collection.maintenance import verify
 from mmsearch.engine.engine import SearchEngine
 from mmsearch.errors import EncoderMismatch, SourceError

@@ -1,0 +1,51 @@
+"""The manifest of a collection: its format, identity and encoder. Written once, and light to read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, BinaryIO
+
+from mmsearch.collection.atomic import write_file
+from mmsearch.collection.layout import FORMAT_NAME, FORMAT_VERSION, Layout
+from mmsearch.errors import CollectionCorrupt, CollectionNotFound, UnsupportedFormat
+from mmsearch.types import EncoderSpec
+
+
+def read_manifest(layout: Layout) -> tuple[str, EncoderSpec]:
+    """Return the identity and the encoder of a collection.
+
+    Raise CollectionNotFound where there is none, UnsupportedFormat for a newer one, CollectionCorrupt for nonsense.
+    """
+    path = layout.manifest
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        if manifest["format"] != FORMAT_NAME:
+            raise ValueError(f"format is {manifest['format']!r}")
+        if manifest["version"] > FORMAT_VERSION:
+            raise UnsupportedFormat(
+                f"{path} has format {manifest['version']}, this mmsearch knows up to {FORMAT_VERSION}: update mmsearch."
+            )
+        return str(manifest["uuid"]), EncoderSpec(**manifest["encoder"])
+    except (FileNotFoundError, NotADirectoryError):
+        raise CollectionNotFound(
+            f"No collection yet at {layout.root}: make one with 'mmsearch index FOLDER'."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CollectionCorrupt(f"{path} cannot be read ({error}): restore it from a backup.") from error
+
+
+def write_manifest(layout: Layout, identity: str, spec: EncoderSpec) -> None:
+    """Make the manifest, the last file of a new collection."""
+    manifest = {
+        "format": FORMAT_NAME,
+        "version": FORMAT_VERSION,
+        "uuid": identity,
+        "encoder": dataclasses.asdict(spec),
+    }
+    text = json.dumps(manifest, indent=2) + "\n"
+
+    def fill(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    write_file(layout.manifest, layout.tmp, fill)
