@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from indexer.embed import Embedded, Embedder
 from indexer.load import Loaded, Loader
 from indexer.plan import Action, Planner, scope_of, text_hash
 from indexer.report import Failed, IndexReport, Progress
+from indexer.scan import ScanAhead
 from mmsearch.catalog.rows import KnownItem, NewItem, Root
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.writer import Writer
@@ -23,8 +23,6 @@ COMMIT_SECONDS = 2.0
 """A kill loses at most the embeddings of this long; a commit costs a few milliseconds."""
 MASS_DELETE_MIN = 20
 """A scan that would delete more than half of a source's items, and more than this many, must be confirmed."""
-
-_SCAN_AHEAD = 4096
 
 
 class Pipeline:
@@ -74,24 +72,21 @@ class Pipeline:
             elsewhere=self._writer.known_item if len(self._seen_roots) > 1 else None,
             rehash=self._rehash,
         )
-        complete = True
-        for entry in _scan_ahead(source, self._stop):
-            if entry is None:
-                complete = False
-                break
+        scan = ScanAhead(source, self._stop)
+        for entry in scan:
+            self._progress.found(self._found + scan.found, complete=scan.complete)
             self._take(entry, loader)
             for loaded in loader.ready():
                 self._handle(loaded)
             self._commit_if_due()
+        self._found += scan.found
+        self._progress.found(self._found, complete=scan.complete)
         for loaded in loader.rest():
-            if self._stop.is_set():
-                complete = False
-            else:
+            if not self._stop.is_set():
                 self._handle(loaded)
-        if complete:
-            self._progress.found(self._found, complete=True)
+                self._commit_if_due()
         self._store(self._embedder.flush())
-        if complete and not self._stop.is_set():
+        if not scan.stopped and not self._stop.is_set():
             self._delete_gone(source)
         self._commit()
 
@@ -102,8 +97,6 @@ class Pipeline:
             self._planner.failed(entry)
             self._fail(Failed(entry.key, entry.reason, transient=True))
             return
-        self._found += 1
-        self._progress.found(self._found, complete=False)
         repeated = entry.key in self._taken
         self._taken.add(entry.key)
         action = self._planner.classify(entry)
@@ -260,42 +253,3 @@ class Pipeline:
         self._progress.committed(self._rows)
         self._rows = 0
         self._committed_at = time.monotonic()
-
-
-def _scan_ahead(source: Source, stop: threading.Event) -> Iterator[SourceEntry | ScanFailure | None]:
-    """Yield what a scan finds while it runs in a thread of its own; None at the end when it was stopped early."""
-    found: queue.Queue[SourceEntry | ScanFailure | BaseException | None] = queue.Queue(_SCAN_AHEAD)
-    closed = threading.Event()
-
-    def offer(entry: SourceEntry | ScanFailure | BaseException | None) -> None:
-        while not closed.is_set():
-            try:
-                found.put(entry, timeout=0.2)
-                break
-            except queue.Full:
-                continue
-
-    def scan() -> None:
-        try:
-            for entry in source.scan():
-                offer(entry)
-                if closed.is_set():
-                    return
-            offer(None)
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
-            offer(error)
-
-    thread = threading.Thread(target=scan, name="mmsearch-scan", daemon=True)
-    thread.start()
-    try:
-        while not stop.is_set():
-            entry = found.get()
-            if entry is None:
-                return
-            if isinstance(entry, BaseException):
-                raise entry
-            yield entry
-        yield None
-    finally:
-        closed.set()
-        thread.join()

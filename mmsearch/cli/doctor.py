@@ -37,6 +37,7 @@ def doctor(collection: CollectionOption = None, as_json: JsonOption = False) -> 
         **runtime.versions(),
         **backend.versions(),
         "encoders": ", ".join(list_encoders()),
+        "extras": ", ".join(_extras()) or "none",
         "cpu features": ", ".join(_cpu_features()) or "unknown",
         "threads": str(settings.threads),
         "home": str(settings.home),
@@ -69,6 +70,16 @@ def _problems(facts: dict[str, str], folder: Path) -> list[str]:
     if not os.access(_existing(folder), os.W_OK):
         problems.append(f"{_existing(folder)} cannot be written: collections there can only be searched.")
     return problems
+
+
+def _extras() -> list[str]:
+    """Return the extras whose packages are all here."""
+    needs = {
+        "cpu": ("faiss-cpu",),
+        "gpu": ("faiss-gpu", "torch", "open_clip_torch"),
+        "clip": ("torch", "open_clip_torch"),
+    }
+    return [extra for extra, packages in needs.items() if all(map(_installed, packages))]
 
 
 def _installed(package: str) -> str | None:

@@ -431,3 +431,47 @@ def test_sealed_segments_serve_what_the_catalog_held(
             assert hit.item.uri.endswith(f"p{number:04d}.png")
             assert hit.similarity == pytest.approx(1.0, abs=2e-3)
         assert len(engine.search("anything", k=200)) == 83
+
+
+def test_large_collections_get_their_index_by_themselves(
+    tmp_path: Path, place: Path, toy: ToyEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmsearch.vectors.spec.EXACT_ELEMENTS", 100 * 192)
+    folder = tmp_path / "many"
+    make_folder(folder, 90)
+    assert run(place, toy, folder).indexed == []
+    make_folder(folder, 60, first=90)
+    assert run(place, toy, folder).indexed == [Modality.IMAGE]
+    assert run(place, toy, folder).indexed == []
+    make_folder(folder, 10, first=150)
+    assert run(place, toy, folder).indexed == []  # a short tail is scanned
+    make_folder(folder, 40, first=160)
+    assert run(place, toy, folder).indexed == [Modality.IMAGE]  # a long one is taken in
+    with SearchEngine(Collection.open(place), toy) as engine:
+        assert engine.search(image=picture(155), k=1)[0].item.uri.endswith("p0155.png")
+        part = engine.info().modalities[Modality.IMAGE]
+    assert (part.covered, part.index[:3]) == (200, "IVF")
+    assert part.recall_at_10 is not None
+    assert part.recall_at_10 >= 0.95
+    assert len(list(place.rglob("index.faiss"))) == 1
+
+
+def test_progress_knows_the_total_before_the_work_is_done(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    folder = tmp_path / "many"
+    make_folder(folder, 300)
+
+    class Watch(Progress):
+        def __init__(self) -> None:
+            self.total = self.finished = self.known_at = 0
+
+        def found(self, entries: int, *, complete: bool) -> None:
+            if complete and not self.total:
+                self.total, self.known_at = entries, self.finished
+
+        def done(self, entries: int) -> None:
+            self.finished += entries
+
+    watch = Watch()
+    run(place, toy, folder, progress=watch)
+    assert (watch.total, watch.finished) == (300, 300)
+    assert watch.known_at < 150
