@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.common import SHARDS
 from mmsearch.collection.collection import Collection
-from tests.support import SHARED, ToyEncoder
+from tests.support import ToyEncoder, make_folder
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +35,22 @@ def collection(tmp_path: Path, toy: ToyEncoder) -> Iterator[Collection]:
         yield made
 
 
-@pytest.fixture
-def shared() -> Path:
-    """Return the folder of shared shards; skip where a clone does not have it."""
-    if not (SHARED / "data").is_dir():
+@pytest.fixture(autouse=True)
+def _shared(request: pytest.FixtureRequest) -> None:
+    """Skip a test that is marked needs_shared where a clone does not have the shards."""
+    if request.node.get_closest_marker("needs_shared") and not SHARDS.is_dir():
         pytest.skip("needs the shards of ../shared, which a clone does not have")
-    return SHARED
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Return a folder of six pictures."""
+    folder = tmp_path / "photos"
+    make_folder(folder, 6)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Return where a collection may be made."""
+    return tmp_path / "c"

@@ -1,21 +1,22 @@
-"""What several tests need: a small deterministic encoder, pictures made on the spot, the shared shards."""
+"""What several tests need: a small deterministic encoder and pictures made on the spot."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-import tarfile
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from mmsearch.types import EncoderSpec, Float32, UInt8
+from indexer import IndexReport, index
+from mmsearch.collection.collection import Collection
+from mmsearch.collection.maintenance import verify
+from mmsearch.types import EncoderSpec, Float32, Modality, UInt8
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
 PHOTOS = ROOT / "data" / "photos"
 
 COLOURS = {
@@ -95,25 +96,36 @@ def make_folder(folder: Path, count: int, first: int = 0) -> list[Path]:
     return paths
 
 
-def shard_pictures(name: str, count: int) -> Iterator[tuple[str, bytes, list[str]]]:
-    """Yield (file name, bytes, captions) of the first pictures in a shared shard."""
-    with tarfile.open(SHARED / "data" / f"{name}.tar") as shard:
-        pending: dict[str, bytes] = {}
-        for member in shard:
-            if count == 0:
-                return
-            file = shard.extractfile(member)
-            assert file is not None
-            stem, _, suffix = member.name.rpartition(".")
-            if suffix != "json":
-                pending[stem] = file.read()
-                continue
-            yield f"{stem}.webp", pending.pop(stem), json.loads(file.read())["captions"]
-            count -= 1
-
-
 def encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
     """Return a picture as the bytes of a file."""
     buffer = io.BytesIO()
     image.save(buffer, format_name, **options)  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def run(place: Path, toy: ToyEncoder, *sources: Path, **options: object) -> IndexReport:
+    """Index sources into the collection at `place`, verify it, and return the report."""
+    report = index(list(sources), collection=place, encoder=toy, **options)  # type: ignore[arg-type]
+    if not report.dry_run:
+        with Collection.open(place) as opened:
+            assert verify(opened).problems == ()
+    return report
+
+
+def uris(place: Path) -> dict[str, int]:
+    """Return the id of every picture by its name."""
+    with Collection.open(place) as opened:
+        return {
+            Path(item.key).name: item.id
+            for root in opened.catalog.roots()
+            for item in opened.catalog.known_items(root.id)
+            if item.modality is Modality.IMAGE
+        }
+
+
+def age(folder: Path) -> None:
+    """Make every file look as if it had been written an hour ago."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            stat = path.stat()
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns - 3_600_000_000_000))

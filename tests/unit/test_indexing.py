@@ -1,62 +1,19 @@
-"""What indexing does to a collection: every kind of change, and what must not happen."""
+"""What indexing does to a collection: every kind of change."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from indexer import IndexReport, Progress, index
+from indexer import Progress
 from mmsearch.collection.collection import Collection
-from mmsearch.collection.maintenance import verify
 from mmsearch.engine.engine import SearchEngine
-from mmsearch.errors import EncoderMismatch, SourceError
+from mmsearch.errors import EncoderMismatch
 from mmsearch.types import Modality
-from tests.support import ToyEncoder, encoded, make_folder, picture, plain
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    make_folder(folder, 6)
-    return folder
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "c"
-
-
-def run(place: Path, toy: ToyEncoder, *sources: Path, **options: object) -> IndexReport:
-    report = index(list(sources), collection=place, encoder=toy, **options)  # type: ignore[arg-type]
-    if not report.dry_run:
-        with Collection.open(place) as opened:
-            assert verify(opened).problems == ()
-    return report
-
-
-def uris(place: Path) -> dict[str, int]:
-    """Return the id of every picture by its name."""
-    with Collection.open(place) as opened:
-        return {
-            Path(item.key).name: item.id
-            for root in opened.catalog.roots()
-            for item in opened.catalog.known_items(root.id)
-            if item.modality is Modality.IMAGE
-        }
-
-
-def age(folder: Path) -> None:
-    """Make every file look as if it had been written an hour ago."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            stat = path.stat()
-            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns - 3_600_000_000_000))
+from tests.support import ToyEncoder, age, encoded, make_folder, picture, plain, run, uris
 
 
 def test_first_run_adds_and_second_keeps_without_reading(photos: Path, place: Path, toy: ToyEncoder) -> None:
@@ -147,159 +104,6 @@ def test_deleted_file_is_gone_and_its_id_is_not_used_again(photos: Path, place: 
         assert len(engine.search("anything", k=50)) == 6
 
 
-def test_mass_deletion_is_held_back_until_confirmed(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
-    folder = tmp_path / "many"
-    paths = make_folder(folder, 50)
-    run(place, toy, folder)
-    for path in paths[:40]:
-        path.unlink()
-    picture(500).save(folder / "new.png")
-    report = run(place, toy, folder)
-    assert (report.held_back, report.deleted, report.added) == (40, 0, 1)
-    assert len(uris(place)) == 51
-    assert run(place, toy, folder, allow_mass_delete=True).deleted == 40
-    assert len(uris(place)) == 11
-
-
-def test_missing_root_is_an_error_and_deletes_nothing(photos: Path, place: Path, toy: ToyEncoder) -> None:
-    run(place, toy, photos)
-    photos.rename(photos.with_name("elsewhere"))
-    with pytest.raises(SourceError, match="not there"):
-        run(place, toy, photos)
-    report = run(place, toy)
-    assert report.failed[0].key == str(photos)
-    assert len(uris(place)) == 6
-
-
-def test_unreadable_folder_deletes_nothing_below_it(
-    photos: Path, place: Path, toy: ToyEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_folder(photos / "locked", 3, first=10)
-    run(place, toy, photos)
-    real = os.scandir
-
-    def scandir(path: str) -> object:
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied")
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    report = run(place, toy, photos)
-    assert report.deleted == 0
-    assert "Permission denied" in report.failed[0].reason
-    assert len(uris(place)) == 9
-
-
-def test_broken_picture_is_named_and_tried_again_only_when_it_changes(
-    photos: Path, place: Path, toy: ToyEncoder
-) -> None:
-    (photos / "text.jpg").write_text("not a picture")
-    whole = encoded(picture(50, (200, 200)), "JPEG")
-    (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (photos / "empty.png").write_bytes(b"")
-    report = run(place, toy, photos)
-    assert report.added == 6
-    assert {Path(failed.key).name for failed in report.failed} == {"text.jpg", "cut.jpg", "empty.png"}
-    assert run(place, toy, photos).skipped == 3
-    (photos / "cut.jpg").write_bytes(whole)
-    report = run(place, toy, photos)
-    assert (report.added, report.skipped) == (1, 2)
-    (photos / "text.jpg").unlink()
-    (photos / "empty.png").unlink()
-    run(place, toy, photos)
-    with Collection.open(place) as opened:
-        assert opened.info().failures == 0
-
-
-def test_picture_that_becomes_unreadable_is_no_longer_found(photos: Path, place: Path, toy: ToyEncoder) -> None:
-    run(place, toy, photos)
-    (photos / "p0001.png").write_text("no picture any more")
-    report = run(place, toy, photos)
-    assert (report.deleted, len(report.failed)) == (1, 1)
-    assert "p0001.png" not in uris(place)
-
-
-def test_sidecars_become_captions_of_their_pictures(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
-    folder = tmp_path / "captioned"
-    folder.mkdir()
-    plain("red").save(folder / "a.jpg")
-    plain("blue").save(folder / "a.png")
-    plain("green").save(folder / "b.png")
-    plain("white").save(folder / "c.png")
-    (folder / "a.txt").write_text("shared by both\n")
-    (folder / "a.jpg.txt").write_text("a red one\n\n  second   line \n")
-    (folder / "b.json").write_text(json.dumps({"captions": ["a green one", ""]}))
-    (folder / "c.json").write_text(json.dumps({"title": "of another program"}))
-    (folder / "c.txt").write_bytes(b"\xff\xfe\xfd")
-    report = run(place, toy, folder)
-    assert report.added == 4 + 2 + 2 + 1
-    assert [Path(failed.key).name for failed in report.failed] == ["c.txt"]
-    with SearchEngine(Collection.open(place), toy) as engine:
-        red = engine.search("red", k=1)[0].item
-        assert red.captions == ("shared by both", "a red one", "second line")
-        hits = engine.search("a green one", target="text", k=1)
-        assert (hits[0].item.text, Path(hits[0].item.uri).name) == ("a green one", "b.png")
-    (folder / "a.txt").write_text("changed\n")
-    report = run(place, toy, folder)
-    assert (report.changed, report.added, report.deleted) == (2, 0, 0)
-    (folder / "b.json").unlink()
-    assert run(place, toy, folder).deleted == 1
-
-
-def test_jsonl_corpus_and_folder_share_their_pictures(photos: Path, place: Path, toy: ToyEncoder) -> None:
-    corpus = photos / "captions.jsonl"
-    lines = [
-        {"image": "p0000.png", "captions": ["first", "second"]},
-        {"image": "p0001.png", "caption": "third"},
-        {"text": "a text of its own"},
-        {"image": "missing.png", "captions": ["of nothing"]},
-        {"picture": "p0002.png"},
-    ]
-    corpus.write_text("\n".join(json.dumps(line) for line in lines) + "\nno json\n")
-    report = run(place, toy, photos, corpus)
-    assert toy.images == 6
-    assert (report.added, report.kept) == (6 + 5, 0)
-    reasons = " ".join(failed.reason for failed in report.failed)
-    assert len(report.failed) == 3
-    assert 'neither "image" nor "text", only \'picture\'' in reasons
-    assert "not JSON" in reasons
-    assert "No such file" in reasons
-    with SearchEngine(Collection.open(place), toy) as engine:
-        assert engine.search(image=photos / "p0000.png", k=1)[0].item.captions == ("first", "second")
-    corpus.write_text(json.dumps(lines[0]) + "\n")
-    report = run(place, toy, photos, corpus)
-    assert report.deleted == 3
-    assert len(uris(place)) == 6
-
-
-def test_corpus_does_not_open_pictures_that_a_folder_knows(photos: Path, place: Path, toy: ToyEncoder) -> None:
-    age(photos)
-    corpus = photos.parent / "captions.jsonl"
-    corpus.write_text(json.dumps({"image": "photos/p0000.png", "captions": ["one"]}) + "\n")
-    run(place, toy, photos, corpus)
-    path = photos / "p0000.png"
-    stat = path.stat()
-    path.write_bytes(b"x" * stat.st_size)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    report = run(place, toy, corpus)
-    assert (report.kept, report.failed) == (2, [])
-
-
-def test_corpus_that_drops_a_picture_leaves_it_to_the_folder(photos: Path, place: Path, toy: ToyEncoder) -> None:
-    corpus = photos.parent / "captions.jsonl"
-    corpus.write_text(json.dumps({"image": "photos/p0000.png", "captions": ["one"]}) + "\n")
-    run(place, toy, corpus)
-    run(place, toy, photos)
-    corpus.write_text(json.dumps({"text": "other"}) + "\n")
-    run(place, toy, corpus)
-    assert len(uris(place)) == 6
-    assert toy.images == 6
-    corpus.write_text("")
-    run(place, toy, corpus)
-    (photos / "p0000.png").unlink()
-    assert run(place, toy, photos).deleted == 1
-
-
 def test_nested_roots_are_absorbed(photos: Path, place: Path, toy: ToyEncoder) -> None:
     inner = photos / "inner"
     make_folder(inner, 2, first=20)
@@ -358,51 +162,6 @@ def test_other_encoder_is_refused_with_a_command(photos: Path, place: Path, toy:
     run(place, toy, photos)
     with pytest.raises(EncoderMismatch, match=r"'mmsearch index .*photos --collection .*c-toy-2 --encoder toy:2'"):
         run(place, ToyEncoder("toy:2"), photos)
-
-
-def test_stop_keeps_what_is_done(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
-    folder = tmp_path / "many"
-    make_folder(folder, 200)
-    stop = threading.Event()
-
-    class StopAfterTwoBatches(Progress):
-        batches = 0
-
-        def embedded(self, keys: object, modality: Modality) -> None:
-            self.batches += 1
-            if self.batches == 2:
-                stop.set()
-
-    report = run(place, toy, folder, stop=stop, progress=StopAfterTwoBatches())
-    assert report.interrupted
-    assert 32 <= report.added < 200
-    done = report.added
-    assert len(uris(place)) == done
-    report = run(place, toy, folder)
-    assert (report.added, report.kept) == (200 - done, done)
-    assert toy.images == 200
-
-
-def test_vector_that_is_not_finite_is_a_failure(photos: Path, place: Path) -> None:
-    class Broken(ToyEncoder):
-        def encode_images(self, pixels: np.ndarray) -> np.ndarray:
-            rows = super().encode_images(pixels)
-            rows[pixels[:, 0].mean((1, 2)) == pixels[:, 0].mean((1, 2)).max()] = np.nan
-            return rows
-
-    report = run(place, Broken(), photos)
-    assert (report.added, len(report.failed)) == (5, 1)
-    assert "no finite vector" in report.failed[0].reason
-
-
-def test_batch_is_halved_when_memory_is_short(photos: Path, place: Path) -> None:
-    class Small(ToyEncoder):
-        def encode_images(self, pixels: np.ndarray) -> np.ndarray:
-            if len(pixels) > 2:
-                raise MemoryError
-            return super().encode_images(pixels)
-
-    assert run(place, Small(), photos).added == 6
 
 
 def test_sealed_segments_serve_what_the_catalog_held(

@@ -1,0 +1,133 @@
+"""What must not happen while indexing: lost items, repeated work, one bad file that ends it all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer import Progress
+from mmsearch.collection.collection import Collection
+from mmsearch.errors import SourceError
+from mmsearch.types import Modality
+from tests.support import ToyEncoder, encoded, make_folder, picture, run, uris
+
+
+def test_mass_deletion_is_held_back_until_confirmed(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    folder = tmp_path / "many"
+    paths = make_folder(folder, 50)
+    run(place, toy, folder)
+    for path in paths[:40]:
+        path.unlink()
+    picture(500).save(folder / "new.png")
+    report = run(place, toy, folder)
+    assert (report.held_back, report.deleted, report.added) == (40, 0, 1)
+    assert len(uris(place)) == 51
+    assert run(place, toy, folder, allow_mass_delete=True).deleted == 40
+    assert len(uris(place)) == 11
+
+
+def test_missing_root_is_an_error_and_deletes_nothing(photos: Path, place: Path, toy: ToyEncoder) -> None:
+    run(place, toy, photos)
+    photos.rename(photos.with_name("elsewhere"))
+    with pytest.raises(SourceError, match="not there"):
+        run(place, toy, photos)
+    report = run(place, toy)
+    assert report.failed[0].key == str(photos)
+    assert len(uris(place)) == 6
+
+
+def test_unreadable_folder_deletes_nothing_below_it(
+    photos: Path, place: Path, toy: ToyEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(photos / "locked", 3, first=10)
+    run(place, toy, photos)
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    report = run(place, toy, photos)
+    assert report.deleted == 0
+    assert "Permission denied" in report.failed[0].reason
+    assert len(uris(place)) == 9
+
+
+def test_broken_picture_is_named_and_tried_again_only_when_it_changes(
+    photos: Path, place: Path, toy: ToyEncoder
+) -> None:
+    (photos / "text.jpg").write_text("not a picture")
+    whole = encoded(picture(50, (200, 200)), "JPEG")
+    (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "empty.png").write_bytes(b"")
+    report = run(place, toy, photos)
+    assert report.added == 6
+    assert {Path(failed.key).name for failed in report.failed} == {"text.jpg", "cut.jpg", "empty.png"}
+    assert run(place, toy, photos).skipped == 3
+    (photos / "cut.jpg").write_bytes(whole)
+    report = run(place, toy, photos)
+    assert (report.added, report.skipped) == (1, 2)
+    (photos / "text.jpg").unlink()
+    (photos / "empty.png").unlink()
+    run(place, toy, photos)
+    with Collection.open(place) as opened:
+        assert opened.info().failures == 0
+
+
+def test_picture_that_becomes_unreadable_is_no_longer_found(photos: Path, place: Path, toy: ToyEncoder) -> None:
+    run(place, toy, photos)
+    (photos / "p0001.png").write_text("no picture any more")
+    report = run(place, toy, photos)
+    assert (report.deleted, len(report.failed)) == (1, 1)
+    assert "p0001.png" not in uris(place)
+
+
+def test_stop_keeps_what_is_done(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    folder = tmp_path / "many"
+    make_folder(folder, 200)
+    stop = threading.Event()
+
+    class StopAfterTwoBatches(Progress):
+        batches = 0
+
+        def embedded(self, keys: object, modality: Modality) -> None:
+            self.batches += 1
+            if self.batches == 2:
+                stop.set()
+
+    report = run(place, toy, folder, stop=stop, progress=StopAfterTwoBatches())
+    assert report.interrupted
+    assert 32 <= report.added < 200
+    done = report.added
+    assert len(uris(place)) == done
+    report = run(place, toy, folder)
+    assert (report.added, report.kept) == (200 - done, done)
+    assert toy.images == 200
+
+
+def test_vector_that_is_not_finite_is_a_failure(photos: Path, place: Path) -> None:
+    class Broken(ToyEncoder):
+        def encode_images(self, pixels: np.ndarray) -> np.ndarray:
+            rows = super().encode_images(pixels)
+            rows[pixels[:, 0].mean((1, 2)) == pixels[:, 0].mean((1, 2)).max()] = np.nan
+            return rows
+
+    report = run(place, Broken(), photos)
+    assert (report.added, len(report.failed)) == (5, 1)
+    assert "no finite vector" in report.failed[0].reason
+
+
+def test_batch_is_halved_when_memory_is_short(photos: Path, place: Path) -> None:
+    class Small(ToyEncoder):
+        def encode_images(self, pixels: np.ndarray) -> np.ndarray:
+            if len(pixels) > 2:
+                raise MemoryError
+            return super().encode_images(pixels)
+
+    assert run(place, Small(), photos).added == 6
