@@ -37,6 +37,9 @@ class AnnIndex:
         use_threads(faiss, len(ids))
         index = faiss.index_factory(store.dim, spec.factory, faiss.METRIC_INNER_PRODUCT)
         index.cp.seed = seed + 1234
+        # With few points per centroid FAISS warns on C's stdout, which is for results; `choose_spec` knows the limits.
+        for clustering in (index.cp, *([index.pq.cp] if hasattr(index, "pq") else [])):
+            clustering.min_points_per_centroid = 1
         sample = np.sort(np.random.default_rng(seed).choice(ids, size=min(spec.train_size, len(ids)), replace=False))
         index.train(store.take(sample).astype(np.float32))
         for start in range(0, len(ids), _ADD_ROWS):
