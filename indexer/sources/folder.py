@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,10 +39,10 @@ class FolderSource:
         while waiting:
             folder = waiting.pop()
             try:
-                stat = Path(folder).stat()
-                if (stat.st_dev, stat.st_ino) in visited:
+                found = Path(folder).stat()
+                if (found.st_dev, found.st_ino) in visited:
                     continue
-                visited.add((stat.st_dev, stat.st_ino))
+                visited.add((found.st_dev, found.st_ino))
                 with os.scandir(folder) as listing:
                     entries = {entry.name: entry for entry in listing if not _is_left_out(entry.name)}
             except OSError as error:
@@ -85,20 +86,15 @@ class FileSource:
 def _picture(
     path: str, name: str, beside: dict[str, os.DirEntry[str]] | dict[str, None]
 ) -> Iterator[SourceEntry | ScanFailure]:
-    if not _is_utf8(path):
-        yield ScanFailure(_printable(path), "its name is not UTF-8: rename it")
+    picture = picture_entry(path)
+    yield picture
+    if isinstance(picture, ScanFailure):
         return
-    try:
-        stat = Path(path).stat()
-    except OSError as error:
-        yield ScanFailure(path, f"it cannot be read: {error.strerror}", subtree=True)
-        return
-    yield SourceEntry(path, Modality.IMAGE, path, path, stat.st_size, stat.st_mtime_ns)
     folder = Path(path).parent
     for sidecar in sidecar_names(name, beside):
         place = folder / sidecar
         try:
-            stat = place.stat()
+            found = place.stat()
             captions = read_sidecar(place)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -106,20 +102,26 @@ def _picture(
             continue
         for number, caption in enumerate(captions, start=1):
             key = f"{place}#{name}#{number}"
-            yield SourceEntry(key, Modality.TEXT, path, path, stat.st_size, stat.st_mtime_ns, caption)
+            yield SourceEntry(key, Modality.TEXT, path, path, found.st_size, found.st_mtime_ns, caption)
+
+
+def picture_entry(path: str) -> SourceEntry | ScanFailure:
+    """Return the entry of a picture file, or why it cannot be one."""
+    try:
+        path.encode()
+        found = Path(path).stat()
+    except UnicodeEncodeError:
+        return ScanFailure(_printable(path), "its name is not UTF-8: rename it")
+    except OSError as error:
+        return ScanFailure(path, f"it cannot be read: {error.strerror}")
+    if not stat.S_ISREG(found.st_mode):
+        return ScanFailure(path, "it is not a regular file")  # opening a pipe would wait for ever
+    return SourceEntry(path, Modality.IMAGE, path, path, found.st_size, found.st_mtime_ns)
 
 
 def _is_left_out(name: str) -> bool:
     return name.startswith(".") or name in LEFT_OUT
 
 
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _printable(path: str) -> str:
-    return os.fsencode(path).decode(errors="backslashreplace")
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")

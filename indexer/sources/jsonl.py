@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from indexer.sources.folder import picture_entry
 from mmsearch.corpora.jsonl import BadRecord, read_jsonl
 from mmsearch.images import is_picture_name
 from mmsearch.types import Modality, ScanFailure, SourceEntry
@@ -66,10 +67,4 @@ class JsonlSource:
 def _picture(path: Path) -> SourceEntry | ScanFailure:
     if not is_picture_name(path.name):
         return ScanFailure(str(path), "its name does not end like that of a picture of a known format")
-    try:
-        stat = path.stat()
-    except OSError as error:
-        return ScanFailure(str(path), f"it cannot be read: {error.strerror}")
-    except ValueError as error:  # a NUL or a lone surrogate in the name
-        return ScanFailure(repr(str(path)), f"it cannot be the name of a file: {error}")
-    return SourceEntry(str(path), Modality.IMAGE, str(path), str(path), stat.st_size, stat.st_mtime_ns)
+    return picture_entry(str(path))

@@ -52,7 +52,7 @@ def result_as_dict(result: SearchResult) -> dict[str, Any]:
 
 def hit_table(hits: Sequence[Hit]) -> list[str]:
     """Return the lines of a table of rank, score, path and caption; captions are cut to the width of a terminal."""
-    rows = [(str(hit.rank), f"{hit.score:.3f}", short_path(hit.item.uri), _caption(hit)) for hit in hits]
+    rows = [(str(hit.rank), f"{hit.score:.3f}", _tame(short_path(hit.item.uri)), _tame(_caption(hit))) for hit in hits]
     return table(("rank", "score", "path", "caption"), rows, right=(0, 1))
 
 
@@ -96,6 +96,11 @@ def _caption(hit: Hit) -> str:
     if hit.item.text is not None:
         return hit.item.text
     return hit.item.captions[0] if hit.item.captions else ""
+
+
+def _tame(text: str) -> str:
+    """Return a text without what could move the cursor of a terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _plain(value: Any) -> Any:

@@ -46,6 +46,8 @@ def read_jsonl(path: Path) -> Iterator[CaptionRecord | BadRecord]:
                 yield BadRecord(number, "it is not UTF-8 text")
             except json.JSONDecodeError as error:
                 yield BadRecord(number, f"it is not JSON ({error})")
+            except RecursionError:
+                yield BadRecord(number, "it is nested too deeply")
             except ValueError as error:
                 yield BadRecord(number, str(error))
 
@@ -60,6 +62,8 @@ def _record(content: object, folder: Path) -> CaptionRecord:
         raise ValueError('"image" must be a string')
     if text is not None and not isinstance(text, str):
         raise ValueError('"text" must be a string')
+    if any(not _storable(name) for name in (image, content.get("id")) if isinstance(name, str)):
+        raise ValueError("its name holds a NUL or half of a character")
     captions = clean_captions([*captions_of(content), *([text] if text else [])])
     identity = content.get("id")
     if identity is not None and not isinstance(identity, str | int):
@@ -69,3 +73,10 @@ def _record(content: object, folder: Path) -> CaptionRecord:
             raise ValueError('"text" is empty')
         return CaptionRecord(str(identity) if identity is not None else captions[0], None, captions)
     return CaptionRecord(str(identity) if identity is not None else image, folder.joinpath(image).absolute(), captions)
+
+
+def _storable(name: str) -> bool:
+    try:
+        return b"\0" not in name.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False

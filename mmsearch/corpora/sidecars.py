@@ -33,7 +33,7 @@ def read_sidecar(path: Path) -> tuple[str, ...]:
         return clean_captions(text.splitlines())
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"it is not JSON ({error})") from None
     return captions_of(content) if isinstance(content, dict) else ()
 

@@ -11,6 +11,7 @@ import pytest
 
 from indexer import Progress
 from mmsearch.collection.collection import Collection
+from mmsearch.engine.engine import SearchEngine
 from mmsearch.errors import SourceError
 from mmsearch.types import Modality
 from tests.support import ToyEncoder, encoded, make_folder, picture, run, uris
@@ -131,3 +132,57 @@ def test_batch_is_halved_when_memory_is_short(photos: Path, place: Path) -> None
             return super().encode_images(pixels)
 
     assert run(place, Small(), photos).added == 6
+
+
+def test_what_is_no_file_is_not_opened(photos: Path, place: Path, toy: ToyEncoder) -> None:
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "folder.jpg").mkdir()
+    (photos / "dangling.jpg").symlink_to(photos / "nowhere")
+    report = run(place, toy, photos)
+    assert report.added == 6
+    reasons = {Path(failed.key).name: failed.reason for failed in report.failed}
+    assert reasons["pipe.jpg"] == "it is not a regular file"
+    assert "No such file" in reasons["dangling.jpg"]
+    assert len(reasons) == 2
+
+
+def test_odd_names(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    names = ["ü mlaut.png", "new\nline.png", "quote'\".png", "#hash#1.png", "per%cent.png", "日本.png", "e\u0301.png"]
+    for number, name in enumerate(names):
+        picture(number).save(folder / name)
+        (folder / f"{name}.txt").write_text(f"caption of {name!r}")
+    raw = os.fsencode(folder) + b"/bad\xff.png"
+    Path(os.fsdecode(raw)).write_bytes((folder / names[0]).read_bytes())
+    report = run(place, toy, folder)
+    assert report.added == 2 * len(names)
+    assert [failed.reason for failed in report.failed] == ["its name is not UTF-8: rename it"]
+    assert "bad\\xff.png" in report.failed[0].key
+    assert run(place, toy, folder).added == 0
+    with SearchEngine(Collection.open(place), toy) as engine:
+        for number, name in enumerate(names):
+            assert engine.search(image=picture(number), k=1)[0].item.uri == str(folder / name)
+
+
+def test_hostile_corpora_name_their_lines(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    corpus = tmp_path / "c.jsonl"
+    lines = [
+        '{"text": "good"}',
+        "[" * 100_000,
+        '{"image": "nul\\u0000.png", "captions": ["x"]}',
+        '{"image": "lone\\ud800.png", "captions": ["y \\ud800"]}',
+        '{"image": 7}',
+        '{"text": ["no"]}',
+        '{"text": "a", "id": {}}',
+        '{"image": "a.pdf", "captions": ["z"]}',
+        '{"image": "b.png", "captions": "one"}',
+        '{"image": "b.png", "captions": [1]}',
+        "\xff",
+        "",
+    ]
+    corpus.write_bytes("\n".join(lines).encode("latin-1"))
+    report = run(place, toy, corpus)
+    assert report.added >= 1
+    assert all(failed.reason for failed in report.failed)
+    assert len(report.failed) >= 9
