@@ -2,7 +2,7 @@
 PYTHON ?= python3
 DEV := .venv
 DEMO := .venv-demo
-DEMO_HOME := $(CURDIR)/.demo
+DEMO_HOME := .demo
 BENCHMARKS := retrieval cold_start indexing exact_scan install_size
 
 .PHONY: help demo test test-quick check format bench clean
@@ -19,7 +19,7 @@ $(DEV)/ready: pyproject.toml
 	$(DEV)/bin/python -m pip install --quiet --editable '.[cpu,dev]'
 	@touch $@
 
-$(DEMO)/ready: pyproject.toml $(wildcard mmsearch/*.py mmsearch/*/*.py indexer/*.py indexer/*/*.py)
+$(DEMO)/ready: pyproject.toml $(shell find mmsearch indexer -type f -not -name '*.pyc')
 	@echo "Making $(DEMO) and installing mmsearch[cpu] into it"
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/python -m pip install --quiet --force-reinstall --no-deps .
@@ -29,7 +29,9 @@ $(DEMO)/ready: pyproject.toml $(wildcard mmsearch/*.py mmsearch/*/*.py indexer/*
 demo: export MMSEARCH_HOME = $(DEMO_HOME)
 demo: $(DEMO)/ready
 	@rm -rf $(DEMO_HOME)
-	@set -e; say() { printf '\n$$ mmsearch'; printf " '%s'" "$$@"; printf '\n'; $(DEMO)/bin/mmsearch "$$@"; }; \
+	@set -e; say() { \
+	  printf '\n$$ mmsearch'; for word in "$$@"; do case $$word in *" "*) printf ' "%s"' "$$word";; *) printf ' %s' "$$word";; esac; done; \
+	  printf '\n'; $(DEMO)/bin/mmsearch "$$@"; }; \
 	say index data/photos data/photos/captions.jsonl; \
 	say query "a red car" -k 5; \
 	say query data/photos/tabby-cat.jpg -k 5; \

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from mmsearch.catalog.rows import NewItem
+from mmsearch.collection.writer import UNIT_TOLERANCE
 from mmsearch.types import Encoder, Float32, UInt8
 
 IMAGE_BATCH = 16
@@ -25,7 +26,7 @@ class Embedder:
     """Batches of pictures and of texts. `add_*` yields (item, vector (dim,)) pairs, a batch behind.
 
     One batch is encoded in a thread of its own while the caller stores the one before and gathers the next. A vector
-    that is not finite comes out as None.
+    that is not finite or not of unit length comes out as None.
     """
 
     def __init__(self, encoder: Encoder, *, threads: int = 1) -> None:
@@ -84,7 +85,8 @@ class Embedder:
 
 def _paired(items: Sequence[NewItem], vectors: Float32) -> Iterator[Embedded]:
     for item, vector in zip(items, vectors, strict=True):
-        yield item, vector if np.isfinite(vector).all() else None
+        is_unit = abs(float(np.linalg.norm(vector)) - 1.0) <= UNIT_TOLERANCE  # False for a NaN
+        yield item, vector if is_unit else None
 
 
 def _halving(batch: Sequence[_T], encode: Callable[[Sequence[_T]], Float32]) -> Float32:

@@ -9,9 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from indexer.plan import RACY_NS
 from indexer.report import Failed
 from mmsearch.catalog.rows import NewItem
-from mmsearch.errors import ImageError
+from mmsearch.errors import ImageError, ImageTooLarge
 from mmsearch.images import MAX_PIXELS, content_hash, decode, probe
 from mmsearch.types import Encoder, Modality, SourceEntry, UInt8
 
@@ -22,6 +23,7 @@ LOOK_AHEAD = 64
 class Loaded:
     """A picture that can be stored; `pixels` (3, S, S) is None when a vector of its content is there already."""
 
+    entry: SourceEntry
     item: NewItem
     pixels: UInt8 | None
 
@@ -50,9 +52,9 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def submit(self, entry: SourceEntry) -> None:
-        """Begin to load a picture."""
-        self._window.append(self._pool.submit(self._load, entry))
+    def submit(self, entry: SourceEntry, *, decode_always: bool = False) -> None:
+        """Begin to load a picture; with `decode_always`, also one whose content has a vector."""
+        self._window.append(self._pool.submit(self._load, entry, decode_always))
 
     def ready(self) -> Iterator[Loaded | Failed]:
         """Yield, in the order of submission, what must be taken before more may be submitted or is done anyway."""
@@ -64,23 +66,27 @@ class Loader:
         while self._window:
             yield self._window.popleft().result()
 
-    def _load(self, entry: SourceEntry) -> Loaded | Failed:
+    def _load(self, entry: SourceEntry, decode_always: bool) -> Loaded | Failed:
         scanned_ns = time.time_ns()
         try:
             with Path(entry.uri).open("rb") as file:
                 digest = content_hash(file)
-                if self._has_content(digest):
+                if not decode_always and self._has_content(digest):
                     pixels, info = None, probe(file, entry.uri)
                 else:
                     size = self._encoder.spec.image_size
                     image, info = decode(file, entry.uri, max_pixels=self._max_pixels, min_side=size)
                     pixels = self._encoder.prepare_image(image)
+        except ImageTooLarge as error:  # cheap to tell, and another run may have another limit
+            return Failed(entry.key, str(error), keep_item=False)
         except ImageError as error:
-            return Failed(entry.key, str(error))
+            if entry.mtime_ns > scanned_ns - RACY_NS:  # it may still be being written
+                return Failed(entry.key, str(error), keep_item=False)
+            return Failed(entry.key, str(error), entry.size, entry.mtime_ns, keep_item=False)
         except MemoryError:
-            return Failed(entry.key, "there is not enough memory to decode it", transient=True)
+            return Failed(entry.key, "there is not enough memory to decode it")
         except OSError as error:
-            return Failed(entry.key, f"it cannot be read: {error.strerror}", transient=True)
+            return Failed(entry.key, f"it cannot be read: {error.strerror}")
         item = NewItem(
             key=entry.key,
             modality=Modality.IMAGE,
@@ -94,4 +100,4 @@ class Loader:
             height=info.height,
             format=info.format,
         )
-        return Loaded(item, pixels)
+        return Loaded(entry, item, pixels)

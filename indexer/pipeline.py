@@ -10,7 +10,8 @@ from pathlib import Path
 
 from indexer.embed import Embedded, Embedder
 from indexer.load import Loaded, Loader
-from indexer.plan import Action, Planner, scope_of, text_hash
+from indexer.paths import is_scanned_below
+from indexer.plan import Action, Planner, covering_root, text_hash
 from indexer.report import Failed, IndexReport, Progress
 from indexer.scan import ScanAhead
 from mmsearch.catalog.rows import KnownItem, NewItem, Root
@@ -21,8 +22,9 @@ from mmsearch.types import Float32, Modality, ScanFailure, Source, SourceEntry
 COMMIT_ROWS = 2000
 COMMIT_SECONDS = 2.0
 """A kill loses at most the embeddings of this long; a commit costs a few milliseconds."""
-MASS_DELETE_MIN = 20
-"""A scan that would delete more than half of a source's items, and more than this many, must be confirmed."""
+
+
+NO_VECTOR = "the encoder gave no finite vector of unit length for it"
 
 
 class Pipeline:
@@ -49,27 +51,26 @@ class Pipeline:
         self._stop = stop
         self._rehash = rehash
         self._allow_mass_delete = allow_mass_delete
-        self._seen_roots: dict[int, Root] = {}
+        self._roots: dict[int, Root] = {}
         self._rows = 0
         self._committed_at = time.monotonic()
         self._found = 0
         self._taken: set[str] = set()  # keys of this run, by whatever source: each is dealt with once
-        # Set for each source in turn:
-        self._root: Root
-        self._planner: Planner
         self._waiting: dict[bytes, list[NewItem]] = {}  # copies of pictures that wait in the embedder
+        self._root: Root  # this and the next are set for each source in turn
+        self._planner: Planner
 
     def run(self, source: Source, loader: Loader) -> None:
         """Bring the collection up to date with one source."""
-        self._root = self._writer.root(source.kind, source.root)
-        self._writer.commit()
+        self._root = self._root_of(source)
         catalog = self._collection.catalog
-        self._seen_roots = {root.id: root for root in catalog.roots()}
+        self._roots = {root.id: root for root in catalog.roots()}
         self._planner = Planner(
-            catalog.known_items(self._root.id),
-            catalog.known_failures(self._root.id),
-            scope=scope_of(source, self._root.path),
-            elsewhere=self._writer.known_item if len(self._seen_roots) > 1 else None,
+            catalog,
+            self._root,
+            source,
+            taken=self._taken,
+            elsewhere=self._writer.known_item if len(self._roots) > 1 else lambda _key: None,
             rehash=self._rehash,
         )
         scan = ScanAhead(source, self._stop)
@@ -77,36 +78,51 @@ class Pipeline:
             self._progress.found(self._found + scan.found, complete=scan.complete)
             self._take(entry, loader)
             for loaded in loader.ready():
-                self._handle(loaded)
+                self._handle(loaded, loader)
             self._commit_if_due()
         self._found += scan.found
         self._progress.found(self._found, complete=scan.complete)
         for loaded in loader.rest():
             if not self._stop.is_set():
-                self._handle(loaded)
+                self._handle(loaded, loader)
                 self._commit_if_due()
         self._store(self._embedder.flush())
         if not scan.stopped and not self._stop.is_set():
             self._delete_gone(source)
+            if source.kind == "file" and not Path(source.root).exists():
+                self._writer.drop_root(self._root)
         self._commit()
+
+    def _root_of(self, source: Source) -> Root:
+        """Return the root that a source is or lies below, made if need be; roots below a new folder are absorbed."""
+        known = self._collection.catalog.roots()
+        root = covering_root(known, source)
+        if root is None:
+            root = self._writer.root(source.kind, source.root)
+            for other in known:
+                if source.kind == "folder" and other.kind != "jsonl" and is_scanned_below(other.path, root.path):
+                    self._writer.absorb(other, root)
+            self._writer.commit()
+        return root
 
     # --- one entry --------------------------------------------------------------------------------------------------
 
     def _take(self, entry: SourceEntry | ScanFailure, loader: Loader) -> None:
         if isinstance(entry, ScanFailure):
-            self._planner.failed(entry)
-            self._fail(Failed(entry.key, entry.reason, transient=True))
+            self._planner.scan_failed(entry)
+            self._fail(Failed(entry.key, entry.reason))
             return
-        repeated = entry.key in self._taken
-        self._taken.add(entry.key)
         action = self._planner.classify(entry)
-        if repeated:
-            self._progress.done(1)
-        elif action is Action.KEEP:
+        if action is Action.KEEP:
+            known = self._planner.known(entry.key)
+            if known is not None and self._root.kind == "folder" and known.root_id != self._root.id:
+                self._writer.adopt(known.id, self._root)  # from now on the folder tells whether it is there
             self._report.kept += 1
             self._progress.done(1)
         elif action is Action.SKIP:
             self._report.skipped += 1
+            self._progress.done(1)
+        elif action is Action.REPEATED:
             self._progress.done(1)
         elif entry.modality is Modality.IMAGE:
             loader.submit(entry)
@@ -130,11 +146,9 @@ class Pipeline:
         else:
             self._store(self._embedder.add_text(item))
 
-    def _handle(self, loaded: Loaded | Failed) -> None:
+    def _handle(self, loaded: Loaded | Failed, loader: Loader) -> None:
         if isinstance(loaded, Failed):
-            known = self._planner.known(loaded.key)
-            if known is not None and not loaded.transient:
-                self._delete([known])
+            self._planner.load_failed(loaded.key, keep_item=loaded.keep_item)
             self._fail(loaded)
             self._progress.done(1)
             return
@@ -152,21 +166,21 @@ class Pipeline:
             self._report.moved += 1
             self._rows += 1
             self._progress.done(1)
-        elif same:
+        elif same or self._writer.has_content(Modality.IMAGE, item.content_hash):
             self._put(item)
         elif item.content_hash in self._waiting:
             self._waiting[item.content_hash].append(item)
         elif loaded.pixels is not None:
             self._waiting[item.content_hash] = []
             self._store(self._embedder.add_image(item, loaded.pixels))
-        else:  # its vector went away between loading and now; the file is taken up by the next run
-            self._fail(Failed(item.key, "it changed while it was read: index again", transient=True))
+        else:  # files changed places: the vector that was there when it was loaded has gone since
+            loader.submit(loaded.entry, decode_always=True)
 
     def _moved(self, same: list[KnownItem]) -> KnownItem | None:
         """Return the first of the items of one content whose file is gone though its root is there."""
         for old in same:
-            root = self._seen_roots.get(old.root_id)
-            if self._planner.was_seen(old.key) or os.path.lexists(old.key) or root is None:
+            root = self._roots.get(old.root_id)
+            if self._planner.was_seen(old.key) or not _is_missing(old.key) or root is None:
                 continue
             anchor = Path(root.path)
             if (anchor if root.kind == "folder" else anchor.parent).is_dir():
@@ -181,7 +195,9 @@ class Pipeline:
             copies = self._waiting.pop(item.content_hash, []) if item.modality is Modality.IMAGE else []
             if vector is None:
                 for broken in (item, *copies):
-                    self._fail(Failed(broken.key, "the encoder gave no finite vector for it"))
+                    failure = Failed(broken.key, NO_VECTOR, broken.size, broken.mtime_ns, keep_item=False)
+                    self._planner.load_failed(failure.key, keep_item=False)
+                    self._fail(failure)
                     self._progress.done(1)
                 continue
             keys[item.modality].append(item.key)
@@ -202,43 +218,30 @@ class Pipeline:
         self._progress.done(1)
 
     def _fail(self, failure: Failed) -> None:
-        """Record a failure; a transient one under stamps that no file has, so that it is tried again."""
         self._report.failed.append(failure)
-        size, mtime_ns = -1, -1
-        if not failure.transient:
-            try:
-                stat = Path(failure.key).stat()
-                size, mtime_ns = stat.st_size, stat.st_mtime_ns
-            except OSError:
-                pass  # gone meanwhile: then it is tried again when it is back
-        self._writer.put_failure(failure.key, self._root, size=size, mtime_ns=mtime_ns, reason=failure.reason)
-
-    def _delete(self, items: list[KnownItem]) -> None:
-        self._writer.delete(item.id for item in items)
-        self._report.deleted += len(items)
-        self._rows += len(items)
-        for item in items:
-            self._planner.moved(item.key)
+        self._writer.put_failure(
+            failure.key, self._root, size=failure.size, mtime_ns=failure.mtime_ns, reason=failure.reason
+        )
 
     def _delete_gone(self, source: Source) -> None:
-        before = self._planner.in_scope()
         gone = self._planner.gone()
         if source.kind == "jsonl":
             gone = self._keep_what_folders_hold(gone)
-        if len(gone) > MASS_DELETE_MIN and 2 * len(gone) > before and not self._allow_mass_delete:
+        if self._planner.is_mass_deletion(gone) and not self._allow_mass_delete:
             self._report.held_back += len(gone)
-            return
-        self._delete(gone)
-        for key in self._planner.gone_failures():
+        else:
+            self._writer.delete(item.id for item in gone)
+            self._report.deleted += len(gone)
+        for key in self._planner.healed():
             self._writer.clear_failure(key)
 
     def _keep_what_folders_hold(self, gone: list[KnownItem]) -> list[KnownItem]:
         """Hand pictures that a corpus names no more to the folder that still holds them; return the others."""
-        folders = [root for root in self._seen_roots.values() if root.kind == "folder"]
+        folders = [root for root in self._roots.values() if root.kind == "folder"]
         left = []
         for item in gone:
-            holder = next((root for root in folders if item.key.startswith(root.path.rstrip("/") + "/")), None)
-            if item.modality is Modality.IMAGE and holder is not None and Path(item.key).is_file():
+            holder = next((root for root in folders if is_scanned_below(item.key, root.path)), None)
+            if item.modality is Modality.IMAGE and holder is not None and not _is_missing(item.key):
                 self._writer.adopt(item.id, holder)
             else:
                 left.append(item)
@@ -253,3 +256,14 @@ class Pipeline:
         self._progress.committed(self._rows)
         self._rows = 0
         self._committed_at = time.monotonic()
+
+
+def _is_missing(path: str) -> bool:
+    """Return True when there is no such file; one that cannot be looked at may well be there."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
-from mmsearch.catalog.rows import KnownFailure, KnownItem
+from indexer.paths import is_below, is_scanned_below
+from mmsearch.catalog.catalog import Catalog
+from mmsearch.catalog.rows import KnownItem, Root
 from mmsearch.types import Modality, ScanFailure, Source, SourceEntry
 
 RACY_NS = 2_000_000_000
 """A file written within two seconds of its scan may change again within the resolution of its clock."""
+
+MASS_DELETE_MIN = 20
+"""A scan that would delete more than half of a source's items, and more than this many, must be confirmed."""
 
 
 class Action(Enum):
@@ -20,6 +25,7 @@ class Action(Enum):
     SKIP = auto()  # could not be read before and has not changed
     LOAD = auto()  # new, changed, or to be compared by content
     LINK = auto()  # the same caption, now of another picture
+    REPEATED = auto()  # dealt with already, in this run
 
 
 def text_hash(text: str) -> bytes:
@@ -27,42 +33,71 @@ def text_hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
+def covering_root(roots: Sequence[Root], source: Source) -> Root | None:
+    """Return the known root that a source is or lies below, None when it is to be a root of its own."""
+    for root in roots:
+        if root.path == source.root:
+            return root
+    for root in roots:
+        if root.kind == "folder" and source.kind != "jsonl" and is_scanned_below(source.root, root.path):
+            return root
+    return None
+
+
 class Planner:
     """The plan of one source: feed it every entry of the scan, then ask what has gone."""
 
     def __init__(
         self,
-        known: Iterator[KnownItem],
-        failures: dict[str, KnownFailure],
+        catalog: Catalog | None,
+        root: Root | None,
+        source: Source,
         *,
-        scope: str | None,
-        elsewhere: Callable[[str], KnownItem | None] | None = None,
-        rehash: bool = False,
+        taken: set[str],
+        elsewhere: Callable[[str], KnownItem | None],
+        rehash: bool,
     ) -> None:
-        """`known` and `failures` are those of the root; with a `scope`, only keys at or below it may be found gone.
-        `elsewhere` tells what other roots, if there are any, know of a key: a file is one item, whatever roots name it.
+        """Plan for `source`, which is `root` or a part of it; neither catalog nor root when nothing is known yet.
+
+        `taken` holds the keys that earlier sources of this run have dealt with, and takes those of this one in.
+        `elsewhere` tells what other roots know of a key: a file is one item, whatever roots name it.
         """
+        known = catalog.known_items(root.id) if catalog and root else ()
         self._known = {item.key: item for item in known}
-        self._failures = failures
-        self._scope = scope
+        self._failures = catalog.known_failures(root.id) if catalog and root else {}
+        self._place = source.root
+        self._scope = None if root is None or root.path == source.root else source.root
         self._elsewhere = elsewhere
         self._rehash = rehash
+        self._taken = taken
         self._seen: set[str] = set()
+        self._failing: set[str] = set()
         self._unreadable: list[str] = []
+        self._moved: set[str] = set()
+        self.known_before = sum(self._in_scope(item.group) for item in self._known.values())
 
     def known(self, key: str) -> KnownItem | None:
         """Return what the catalog knows of a key, by this root or another."""
-        known = self._known.get(key)
-        return self._elsewhere(key) if known is None and self._elsewhere is not None else known
+        return self._known.get(key) or self._elsewhere(key)
+
+    def is_own(self, item: KnownItem) -> bool:
+        """Return True when the item belongs to this root."""
+        return item.key in self._known
 
     def classify(self, entry: SourceEntry) -> Action:
         """Return what to do with an entry, and remember that it is there."""
         self._seen.add(entry.key)
+        if entry.key in self._taken:
+            return Action.REPEATED
+        self._taken.add(entry.key)
         item = self.known(entry.key)
         if item is None:
             failure = self._failures.get(entry.key)
             same = failure is not None and (failure.size, failure.mtime_ns) == (entry.size, entry.mtime_ns)
-            return Action.SKIP if same and not self._rehash else Action.LOAD
+            if same and not self._rehash:
+                self._failing.add(entry.key)
+                return Action.SKIP
+            return Action.LOAD
         if entry.modality is Modality.TEXT:
             if item.content_hash != text_hash(entry.text or ""):
                 return Action.LOAD
@@ -71,11 +106,19 @@ class Planner:
         racy = item.mtime_ns > item.scanned_ns - RACY_NS
         return Action.KEEP if stamped and not racy and not self._rehash else Action.LOAD
 
-    def failed(self, failure: ScanFailure) -> None:
-        """Remember that something was there and could not be looked at."""
-        self._seen.add(failure.key)
+    def scan_failed(self, failure: ScanFailure) -> None:
+        """Remember that something was there and could not be looked at, or that it is not there any more."""
+        self._failing.add(failure.key)
+        if not failure.missing:
+            self._seen.add(failure.key)
         if failure.subtree:
             self._unreadable.append(failure.key)
+
+    def load_failed(self, key: str, *, keep_item: bool) -> None:
+        """Remember that a file could not be read; unless its item is kept, it counts as gone."""
+        self._failing.add(key)
+        if not keep_item:
+            self._seen.discard(key)
 
     def was_seen(self, key: str) -> bool:
         """Return True when the scan has come across the key."""
@@ -84,32 +127,30 @@ class Planner:
     def moved(self, key: str) -> None:
         """Forget an old key: its item lives on under another."""
         self._known.pop(key, None)
+        self._moved.add(key)
 
     def gone(self) -> list[KnownItem]:
         """Return the items that the scan did not find, though it could look where they were."""
-        return [item for key, item in self._known.items() if self._is_gone(key)]
+        return [item for item in self._known.values() if self._is_gone(item.key, item.group)]
 
-    def gone_failures(self) -> list[str]:
-        """Return the keys of old failures that are no more."""
-        return [key for key in self._failures if self._is_gone(key)]
+    def is_mass_deletion(self, gone: list[KnownItem]) -> bool:
+        """Return True when so many are gone that a person must confirm it; captions of moved pictures do not count."""
+        lost = sum(item.group not in self._moved for item in gone)
+        return lost > MASS_DELETE_MIN and 2 * lost > self.known_before
 
-    def in_scope(self) -> int:
-        """Return how many known items lie within the scope."""
-        return sum(self._in_scope(key) for key in self._known)
+    def healed(self) -> list[str]:
+        """Return the keys of old failures that are no more: read, gone, or unchanged and known after all."""
+        return [key for key in self._failures if key not in self._failing and self._could_look(key, key)]
 
-    def _in_scope(self, key: str) -> bool:
-        return self._scope is None or _is_under(key, self._scope)
+    def _in_scope(self, place: str) -> bool:
+        return self._scope is None or is_below(place, self._scope)
 
-    def _is_gone(self, key: str) -> bool:
-        if key in self._seen or not self._in_scope(key):
+    def _could_look(self, key: str, place: str) -> bool:
+        """Return True when the scan covered a key (of the picture at `place`) and could read what holds it."""
+        if self._place in self._unreadable:
             return False
-        return not any(_is_under(key, place) for place in self._unreadable)
+        hidden = any(is_below(key, other) or key.startswith(other + "#") for other in self._unreadable)
+        return self._in_scope(place) and not hidden
 
-
-def scope_of(source: Source, root: str) -> str | None:
-    """Return the place that a source covers of its root, None for all of it: a folder may lie below a known one."""
-    return None if source.root == root else source.root
-
-
-def _is_under(key: str, place: str) -> bool:
-    return key == place or key.startswith((place.rstrip("/") + "/", place + "#", place + ":"))
+    def _is_gone(self, key: str, place: str) -> bool:
+        return key not in self._seen and self._could_look(key, place)

@@ -10,11 +10,17 @@ from mmsearch.types import Modality
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A file that could not be used, and why; a `transient` reason may pass without the file changing."""
+    """A file that could not be used, and why.
+
+    `size` and `mtime_ns` are what it was seen as, to try it again only when they change; −1 tries it again each time.
+    With `keep_item` the reason may pass (a disk that fails), and what is known of the file stays.
+    """
 
     key: str
     reason: str
-    transient: bool = False
+    size: int = -1
+    mtime_ns: int = -1
+    keep_item: bool = True
 
 
 @dataclass(slots=True)
@@ -54,8 +60,8 @@ class Progress:
     def embedded(self, keys: Sequence[str], modality: Modality) -> None:
         """The vectors of these items were computed."""
 
-    def committed(self, commit_keys: int) -> None:
-        """A commit has made the last `commit_keys` items durable."""
+    def committed(self, items: int) -> None:
+        """A commit has made so many items durable."""
 
     def building(self) -> None:
         """The vectors are stored; indexes are now looked after."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from indexer.embed import Embedder
 from indexer.load import Loader
 from indexer.pipeline import Pipeline
-from indexer.plan import Action, Planner, scope_of
+from indexer.plan import Action, Planner, covering_root
 from indexer.report import Failed, IndexReport, Progress
-from indexer.sources import make_source
+from indexer.sources import known_source, make_source
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.maintenance import maintain
 from mmsearch.config import Settings
@@ -61,7 +61,7 @@ def index(
         if not made:
             made = list(_known_sources(opened, report))
         if opened is None or dry_run:
-            _dry_run(opened, made, report, rehash=rehash)
+            _dry_run(opened, made, report, rehash=rehash, stop=stop)
             report.seconds = time.monotonic() - started
             return report
         with (
@@ -143,41 +143,44 @@ def _known_sources(collection: Collection | None, report: IndexReport) -> Iterat
     """Yield the sources indexed before; one that is not there now is a failure, and nothing of it is deleted."""
     for root in collection.catalog.roots() if collection else ():
         try:
-            yield make_source(root.path)
+            yield known_source(root.kind, root.path)
         except SourceError as error:
-            report.failed.append(Failed(root.path, str(error), transient=True))
+            report.failed.append(Failed(root.path, str(error)))
 
 
-def _dry_run(collection: Collection | None, sources: Sequence[Source], report: IndexReport, *, rehash: bool) -> None:
+def _dry_run(
+    collection: Collection | None,
+    sources: Sequence[Source],
+    report: IndexReport,
+    *,
+    rehash: bool,
+    stop: threading.Event,
+) -> None:
     """Count what a run would do by names and stamps alone; a moved file counts as added and deleted."""
+    catalog = collection.catalog if collection else None
+    roots = catalog.roots() if catalog else ()
+    known = {item.key: item for root in roots for item in catalog.known_items(root.id)} if catalog else {}
+    taken: set[str] = set()
     for source in sources:
-        holder = None
-        if collection is not None:
-            roots = [r for r in collection.catalog.roots() if _covers(r.path, source.root)]
-            holder = roots[0] if roots else None
-        planner = Planner(
-            collection.catalog.known_items(holder.id) if collection and holder else iter(()),
-            collection.catalog.known_failures(holder.id) if collection and holder else {},
-            scope=scope_of(source, holder.path if holder else source.root),
-            rehash=rehash,
-        )
+        root = covering_root(roots, source)
+        planner = Planner(catalog, root, source, taken=taken, elsewhere=known.get, rehash=rehash)
         for entry in source.scan():
+            if stop.is_set():
+                report.interrupted = True
+                return
             if isinstance(entry, ScanFailure):
-                planner.failed(entry)
-                report.failed.append(Failed(entry.key, entry.reason, transient=True))
+                planner.scan_failed(entry)
+                report.failed.append(Failed(entry.key, entry.reason))
                 continue
-            known = planner.known(entry.key)
             action = planner.classify(entry)
-            if action is Action.KEEP:
-                report.kept += 1
-            elif action is Action.SKIP:
-                report.skipped += 1
-            elif known is None:
-                report.added += 1
-            else:
-                report.changed += 1
-        report.deleted += len(planner.gone())
-
-
-def _covers(root: str, path: str) -> bool:
-    return path == root or path.startswith(root.rstrip("/") + "/")
+            report.kept += action is Action.KEEP
+            report.skipped += action is Action.SKIP
+            if action in (Action.LOAD, Action.LINK):
+                is_new = planner.known(entry.key) is None
+                report.added += is_new
+                report.changed += not is_new
+        gone = planner.gone()
+        if planner.is_mass_deletion(gone):
+            report.held_back += len(gone)
+        else:
+            report.deleted += len(gone)

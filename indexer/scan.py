@@ -46,7 +46,8 @@ class ScanAhead:
                 yield entry
         finally:
             self._closed.set()
-            thread.join()
+            if not self.stopped:  # a scan that hangs in a dead network drive must not keep Ctrl-C waiting
+                thread.join()
 
     def _scan(self) -> None:
         try:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Collection": "mmsearch.collection:Collection",
+    "Collection": "mmsearch.collection.collection:Collection",
     "Hit": "mmsearch.types:Hit",
     "IndexReport": "indexer:IndexReport",
     "Item": "mmsearch.types:Item",

@@ -34,7 +34,7 @@ class Settings:
         """Return the settings of this process; raise QueryError for a value that means nothing."""
         env = os.environ if environ is None else environ
         return cls(
-            home=Path(env["MMSEARCH_HOME"]).expanduser() if env.get("MMSEARCH_HOME") else _user_data_dir(),
+            home=_absolute(env["MMSEARCH_HOME"]) if env.get("MMSEARCH_HOME") else _user_data_dir(),
             collection=env.get("MMSEARCH_COLLECTION") or DEFAULT_COLLECTION,
             threads=_threads(env.get("MMSEARCH_THREADS", "")),
             debug=env.get("MMSEARCH_DEBUG", "") not in ("", "0"),
@@ -47,15 +47,17 @@ class Settings:
         `home/collections`; None is the default collection.
         """
         chosen = self.collection if name_or_path is None else name_or_path
-        if not isinstance(chosen, str):
-            return Path(chosen).expanduser().absolute()
-        if "/" in chosen or os.sep in chosen or chosen in (".", "..", "~"):
-            return Path(chosen).expanduser().absolute()
+        if not isinstance(chosen, str) or "/" in chosen or os.sep in chosen or chosen in (".", "..", "~"):
+            return _absolute(os.fspath(chosen))
         if not _NAME.fullmatch(chosen):
             raise QueryError(
                 f"{chosen!r} cannot name a collection: use letters, digits, '.', '_' and '-', or a path with a '/'."
             )
         return (self.home / "collections" / chosen).absolute()
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - Path.expanduser raises for an unknown "~user"
 
 
 def _user_data_dir() -> Path:

@@ -135,7 +135,9 @@ def _named_errors(name: str) -> Iterator[None]:
     except (ImageTooLarge, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise ImageTooLarge(f"{name} is over Pillow's own pixel limit: raise it with --max-pixels.") from error
+        raise ImageTooLarge(
+            f"{name} is over Pillow's own pixel limit: raise PIL.Image.MAX_IMAGE_PIXELS and max_pixels."
+        ) from error
     except OSError as error:
         if error.errno is not None:
             raise

@@ -52,7 +52,12 @@ class OnnxSession:
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
         """Return the named outputs of one run, in the order asked for."""
-        results: list[NDArray[np.float32]] = self._session.run(list(outputs), dict(feeds))
+        try:
+            results: list[NDArray[np.float32]] = self._session.run(list(outputs), dict(feeds))
+        except RuntimeError as error:  # what ONNX Runtime's own exceptions are
+            if "allocat" in str(error):
+                raise MemoryError(str(error)) from error
+            raise
         return results
 
     def run_each(self, output: str, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[NDArray[np.float32]]:

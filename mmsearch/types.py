@@ -101,11 +101,15 @@ class SourceEntry:
 
 @dataclass(frozen=True, slots=True)
 class ScanFailure:
-    """Something a scan could not read; with `subtree`, nothing under `key` was seen, so nothing there is deleted."""
+    """Something a scan could not read; with `subtree`, nothing under `key` was seen, so nothing there is deleted.
+
+    `missing` says that what the source names is not there, though the folder is in which it ought to be.
+    """
 
     key: str
     reason: str
     subtree: bool = False
+    missing: bool = False
 
 
 class Source(Protocol):

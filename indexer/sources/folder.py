@@ -7,12 +7,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from indexer.paths import is_left_out, stamps
+from mmsearch.collection.layout import Layout
 from mmsearch.corpora.sidecars import read_sidecar, sidecar_names
 from mmsearch.images import is_picture_name
 from mmsearch.types import Modality, ScanFailure, SourceEntry
-
-LEFT_OUT = frozenset({"@eaDir", "#recycle", "__MACOSX", "lost+found"})
-"""Folders of network drives and archives without pictures of the user's; names with a leading dot are left out too."""
 
 
 class FolderSource:
@@ -44,16 +43,22 @@ class FolderSource:
                     continue
                 visited.add((found.st_dev, found.st_ino))
                 with os.scandir(folder) as listing:
-                    entries = {entry.name: entry for entry in listing if not _is_left_out(entry.name)}
+                    entries = {entry.name: entry for entry in listing if not is_left_out(entry.name)}
             except OSError as error:
                 yield ScanFailure(_printable(folder), f"the folder cannot be read: {error.strerror}", subtree=True)
                 continue
-            if "mmsearch.json" in entries and "catalog.sqlite3" in entries:
+            layout = Layout(Path(folder))
+            if layout.manifest.name in entries and layout.catalog.name in entries:
                 continue  # a collection of ours
             below = []
             for name in sorted(entries):
                 entry = entries[name]
-                if entry.is_dir():
+                try:
+                    is_folder = entry.is_dir()
+                except OSError as error:  # a link that leads to itself
+                    yield ScanFailure(_printable(entry.path), f"it cannot be read: {error.strerror}", subtree=True)
+                    continue
+                if is_folder:
                     below.append(entry.path)
                 elif is_picture_name(name):
                     yield from _picture(entry.path, name, entries)
@@ -78,49 +83,54 @@ class FileSource:
         return str(self._path)
 
     def scan(self) -> Iterator[SourceEntry | ScanFailure]:
-        """Yield the picture and its captions."""
-        beside = dict.fromkeys(os.listdir(self._path.parent))  # noqa: PTH208 - names are all we need
-        yield from _picture(str(self._path), self._path.name, beside)
+        """Yield the picture and its captions; nothing when it has been deleted from a folder that is there."""
+        try:
+            beside = dict.fromkeys(os.listdir(self._path.parent))  # noqa: PTH208 - names are all we need
+        except OSError as error:
+            yield ScanFailure(str(self._path), f"its folder cannot be read: {error.strerror}", subtree=True)
+            return
+        if self._path.name in beside:
+            yield from _picture(str(self._path), self._path.name, beside)
 
 
 def _picture(
     path: str, name: str, beside: dict[str, os.DirEntry[str]] | dict[str, None]
 ) -> Iterator[SourceEntry | ScanFailure]:
-    picture = picture_entry(path)
-    yield picture
-    if isinstance(picture, ScanFailure):
+    if not _is_utf8(path):
+        yield ScanFailure(_printable(path), "its name is not UTF-8: rename it")
         return
+    yield picture_entry(path)
     folder = Path(path).parent
     for sidecar in sidecar_names(name, beside):
         place = folder / sidecar
         try:
-            found = place.stat()
+            size, mtime_ns = stamps(place.stat())
             captions = read_sidecar(place)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             yield ScanFailure(str(place), f"the caption file cannot be used: {reason}", subtree=True)
             continue
         for number, caption in enumerate(captions, start=1):
-            key = f"{place}#{name}#{number}"
-            yield SourceEntry(key, Modality.TEXT, path, path, found.st_size, found.st_mtime_ns, caption)
+            yield SourceEntry(f"{place}#{name}#{number}", Modality.TEXT, path, path, size, mtime_ns, caption)
 
 
 def picture_entry(path: str) -> SourceEntry | ScanFailure:
     """Return the entry of a picture file, or why it cannot be one."""
     try:
-        path.encode()
         found = Path(path).stat()
-    except UnicodeEncodeError:
-        return ScanFailure(_printable(path), "its name is not UTF-8: rename it")
     except OSError as error:
         return ScanFailure(path, f"it cannot be read: {error.strerror}")
     if not stat.S_ISREG(found.st_mode):
         return ScanFailure(path, "it is not a regular file")  # opening a pipe would wait for ever
-    return SourceEntry(path, Modality.IMAGE, path, path, found.st_size, found.st_mtime_ns)
+    return SourceEntry(path, Modality.IMAGE, path, path, *stamps(found))
 
 
-def _is_left_out(name: str) -> bool:
-    return name.startswith(".") or name in LEFT_OUT
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _printable(path: str) -> str:

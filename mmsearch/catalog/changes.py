@@ -75,9 +75,12 @@ class Transaction:
         self._connection = connection
         self._next_ids: dict[Modality, int] = {}  # written once, by `finish`
         self._failures: set[str] | None = None
+        self._unused: set[tuple[Modality, int]] = set()  # vectors that lost an item; another may still take them up
 
     def finish(self) -> None:
         """Write what was put off to the end; called once, before the commit."""
+        for modality, vector_id in sorted(self._unused):
+            self._retire(modality, vector_id)
         for modality, next_id in self._next_ids.items():
             statement = upsert(schema.counters).values(modality=modality, next_id=next_id)
             self._connection.execute(
@@ -86,26 +89,30 @@ class Transaction:
 
     # --- roots ------------------------------------------------------------------------------------------------------
 
-    def root_for(self, kind: str, path: str) -> Root:
-        """Return the root that covers `path`, making it if there is none; folders below a new folder are absorbed."""
-        roots = [Root(r.id, r.kind, r.path) for r in self._connection.execute(select(schema.roots))]
-        for root in roots:
-            if root.path == path or (root.kind == "folder" and kind != "jsonl" and _below(path, root.path)):
-                return root
-        new_id = self._connection.execute(
-            insert(schema.roots).values(kind=kind, path=path, added_at=time.time())
+    def root(self, kind: str, path: str) -> Root:
+        """Return the root of that path, making it if there is none."""
+        table = schema.roots
+        row = self._connection.execute(select(table).where(table.c.path == path)).one_or_none()
+        if row is not None:
+            return Root(row.id, row.kind, row.path)
+        key = self._connection.execute(
+            insert(table).values(kind=kind, path=path, added_at=time.time())
         ).inserted_primary_key
-        assert new_id is not None
-        root = Root(int(new_id[0]), kind, path)
-        for other in roots:
-            if kind == "folder" and other.kind in ("folder", "file") and _below(other.path, path):
-                self._absorb(other, into=root)
-        return root
+        assert key is not None
+        return Root(int(key[0]), kind, path)
 
-    def _absorb(self, root: Root, *, into: Root) -> None:
+    def absorb_root(self, root: Root, into: Root) -> None:
+        """Hand all that belongs to a root over to another, and forget it."""
         for table in (schema.items, schema.failures):
             self._connection.execute(update(table).where(table.c.root_id == root.id).values(root_id=into.id))
         self._connection.execute(delete(schema.roots).where(schema.roots.c.id == root.id))
+
+    def drop_root(self, root: Root) -> None:
+        """Forget a root and its failures; one that has items stays."""
+        items = schema.items
+        if self._connection.execute(select(items.c.id).where(items.c.root_id == root.id).limit(1)).first() is None:
+            self._connection.execute(delete(schema.failures).where(schema.failures.c.root_id == root.id))
+            self._connection.execute(delete(schema.roots).where(schema.roots.c.id == root.id))
 
     # --- vectors ----------------------------------------------------------------------------------------------------
 
@@ -171,7 +178,7 @@ class Transaction:
             return True
         self._connection.execute(update(table).where(table.c.id == old.id).values(**values))
         if old.vector_id != vector_id:
-            self._retire(Modality(old.modality), old.vector_id)
+            self._unused.add((Modality(old.modality), old.vector_id))
         return False
 
     def move_item(self, item_id: int, item: NewItem, root_id: int) -> None:
@@ -213,7 +220,7 @@ class Transaction:
             ).one_or_none()
             if row is not None:
                 self._connection.execute(delete(table).where(table.c.id == item_id))
-                self._retire(Modality(row.modality), row.vector_id)
+                self._unused.add((Modality(row.modality), row.vector_id))
                 deleted += 1
         return deleted
 
@@ -269,7 +276,3 @@ class Transaction:
     def _next_layout(self) -> None:
         query: Any = select(func.max(schema.facts.c.value)).where(schema.facts.c.name == "layout")
         self.set_fact("layout", str(int(self._connection.execute(query).scalar_one() or 0) + 1))
-
-
-def _below(path: str, folder: str) -> bool:
-    return path.startswith(folder.rstrip("/") + "/")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -35,13 +35,14 @@ class Database:
         """Open the catalog at `path`; a folder that cannot be written is opened read-only."""
         self.path = path
         self.writable = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
-        self._engine = create_engine(f"sqlite+pysqlite:///{self._uri()}&uri=true", connect_args=_CONNECT)
-        event.listen(self._engine, "connect", self._on_connect)
-        event.listen(self._engine, "begin", _on_begin)
+        self._seen: tuple[int, int] | None = None  # size and mtime_ns of a file that was opened as immutable
+        self._engine = self._opened("mode=rwc" if self.writable else "mode=ro")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Yield a connection in a read transaction: one consistent state."""
+        if not self.writable:
+            self._reopen_read_only()
         with self._translated(), self._engine.connect() as connection, connection.begin():
             yield connection
 
@@ -93,13 +94,34 @@ class Database:
         """Close every idle connection."""
         self._engine.dispose()
 
-    def _uri(self) -> str:
-        base = "file:" + quote(str(self.path))
-        if self.writable:
-            return base + "?mode=rwc"
-        log = self.path.with_name(self.path.name + "-wal")
-        pending = log.exists() and log.stat().st_size > 0
-        return base + ("?mode=ro" if pending else "?mode=ro&immutable=1")
+    def _opened(self, mode: str) -> Engine:
+        engine = create_engine(
+            f"sqlite+pysqlite:///file:{quote(str(self.path))}?{mode}&uri=true", connect_args=_CONNECT
+        )
+        event.listen(engine, "connect", self._on_connect)
+        event.listen(engine, "begin", _on_begin)
+        return engine
+
+    def _reopen_read_only(self) -> None:
+        """Choose how to read a file in a folder that cannot be written: SQLite wants to make files beside a WAL.
+
+        While a writer has them there, the ordinary way works. Without them the file is complete, and is opened as one
+        that does not change, anew whenever it has changed after all.
+        """
+        stat = self.path.stat()
+        stamp = (stat.st_size, stat.st_mtime_ns)
+        if self._seen == stamp:
+            return
+        self._engine.dispose()
+        self._engine = self._opened("mode=ro")
+        self._seen = None
+        try:
+            with self._engine.connect() as connection, connection.begin():
+                connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+        except DBAPIError:
+            self._engine.dispose()
+            self._engine = self._opened("mode=ro&immutable=1")
+            self._seen = stamp
 
     def _on_connect(self, connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # SQLAlchemy's documented recipe: we emit BEGIN ourselves

@@ -12,6 +12,7 @@ from mmsearch.cli.output import human_bytes, to_json, write
 
 _PACKAGES = ("numpy", "pillow", "sqlalchemy", "alembic", "tokenizers", "torch", "open_clip_torch")
 _CPU_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd")
+_MAKE_ONE = "make one with 'mmsearch index FOLDER'"
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph")
 
 
@@ -21,6 +22,7 @@ def doctor(collection: CollectionOption = None, as_json: JsonOption = False) -> 
     import sqlite3
 
     from mmsearch import runtime
+    from mmsearch.collection.layout import Layout
     from mmsearch.config import Settings
     from mmsearch.encoders import list_encoders
     from mmsearch.vectors import backend
@@ -41,7 +43,7 @@ def doctor(collection: CollectionOption = None, as_json: JsonOption = False) -> 
         "cpu features": ", ".join(_cpu_features()) or "unknown",
         "threads": str(settings.threads),
         "home": str(settings.home),
-        "collection": str(folder),
+        "collection": str(folder) if Layout(folder).manifest.exists() else f"{folder} (no collection yet: {_MAKE_ONE})",
         "file system": kind,
         "free space": human_bytes(shutil.disk_usage(_existing(folder)).free),
     }

@@ -8,14 +8,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmsearch.cli import exits
-from mmsearch.cli.options import CollectionOption, JsonOption
+from mmsearch.cli.options import CollectionOption, JsonOption, MaxPixelsOption
 from mmsearch.cli.output import note, short_path, to_json, write
 
 if TYPE_CHECKING:
@@ -44,10 +43,7 @@ def index(
         str | None,
         typer.Option("--index", metavar="auto|flat|ivfpq", help="The search index to have.", show_default=False),
     ] = None,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option("--max-pixels", metavar="N", min=1, help="Pixel limit. [default: 178 million]"),
-    ] = None,
+    max_pixels: MaxPixelsOption = None,
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Compare files by their content, not by size and time.")
     ] = False,
@@ -88,12 +84,15 @@ def index(
         raise typer.Exit(exits.INTERRUPTED)
     if report.held_back:
         raise typer.Exit(exits.HELD_BACK)
-    if not (report.kept or report.added or report.changed or report.moved or report.deleted or report.skipped):
+    done = report.kept + report.added + report.changed + report.moved + report.deleted + report.skipped
+    if not done and not report.failed:
         note("mmsearch: no pictures or captions were found there.")
         raise typer.Exit(exits.NOTHING_FOUND)
 
 
 def _summary(report: IndexReport) -> None:
+    from mmsearch.vectors.backend import HOW_TO_GET_FAISS, find_faiss
+
     embedded = sum(report.embedded.values())
     rate = f", {embedded / report.seconds:.0f} vectors/s" if embedded and report.seconds else ""
     would = "would be " if report.dry_run else ""
@@ -110,8 +109,8 @@ def _summary(report: IndexReport) -> None:
     write(f"{', '.join(parts)} in {report.seconds:.1f} s{rate}")
     for modality in report.indexed:
         write(f"built the search index of the {modality} vectors")
-    if find_spec("faiss") is None:
-        note('mmsearch: FAISS is missing, so search is exact and there is no IVF-PQ: pip install "mmsearch[cpu]".')
+    if find_faiss() is None:
+        note(f"mmsearch: FAISS is missing, so search is exact and there is no IVF-PQ: {HOW_TO_GET_FAISS}")
     for failure in report.failed[:_SHOWN_FAILURES]:
         note(f"  {short_path(failure.key)}: {failure.reason}")
     if len(report.failed) > _SHOWN_FAILURES:

@@ -32,12 +32,20 @@ app.command("doctor")(doctor.doctor)
 _LEVELS = ("debug", "info", "warning", "error")
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mmsearch {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     log_level: Annotated[
         str, typer.Option("--log-level", metavar="|".join(_LEVELS), help="What is logged on stderr.")
     ] = "warning",
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
+    ] = False,
 ) -> None:
     if log_level not in _LEVELS:
         raise typer.BadParameter(f"choose one of {', '.join(_LEVELS)}", param_hint="--log-level")
@@ -46,9 +54,6 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit."""
-    if "--version" in sys.argv[1:2]:
-        typer.echo(f"mmsearch {__version__}")
-        raise SystemExit(0)
     # Importing makes many objects and no garbage: without the collector a cold query is about 5 % faster. A query is
     # over before it could be missed, `index` switches it on again.
     gc.disable()

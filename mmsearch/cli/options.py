@@ -17,3 +17,9 @@ CollectionOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels", metavar="N", min=1, help="Pixel limit of a picture. [default: 178 million]", show_default=False
+    ),
+]

@@ -29,7 +29,8 @@ def note(text: str) -> None:
 
 def to_json(value: Any, *, indent: int | None = 2) -> str:
     """Return a value made of dataclasses, dicts and sequences as JSON."""
-    return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(value, indent=indent, ensure_ascii=not is_utf8, default=_plain)
 
 
 def hit_as_dict(hit: Hit) -> dict[str, Any]:

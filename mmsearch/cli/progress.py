@@ -19,7 +19,6 @@ class BarProgress(Progress):
     """A bar with rate and, once the scan has come to its end, the time left."""
 
     def __init__(self) -> None:
-        self._found = 0
         self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -40,7 +39,6 @@ class BarProgress(Progress):
 
     def found(self, entries: int, *, complete: bool) -> None:
         """Show how many there are to do."""
-        self._found = entries
         if complete:
             self._bar.update(self._task, total=entries, description="indexing")
 

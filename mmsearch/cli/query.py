@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmsearch.cli import exits
-from mmsearch.cli.options import CollectionOption, JsonOption
+from mmsearch.cli.options import CollectionOption, JsonOption, MaxPixelsOption
 from mmsearch.cli.output import hit_as_dict, hit_table, note, result_as_dict, to_json, write
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def query(
         ),
     ] = None,
     collection: CollectionOption = None,
+    max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a hit, one a line.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Print only paths, one a line.")] = False,
@@ -49,20 +50,20 @@ def query(
     Exit status 0 with hits, 1 without, 2 for wrong usage, others by the kind of the error.
     """
     _check_forms(as_text=as_text, as_image=as_image, forms=[as_json, as_jsonl, paths], null=null, wants_paths=paths)
+    from dataclasses import replace
     from pathlib import Path
 
     from mmsearch.engine.query import ImageQuery, TextQuery, check_target, parse_query
+    from mmsearch.images import lift_pillow_limit
 
     check_target(target)
+    lift_pillow_limit()
     given = sys.stdin.read() if words == "-" and not as_image else words
-    if as_image:
-        chosen: ImageQuery | TextQuery = ImageQuery(Path(given))
-    elif as_text or words == "-":
-        chosen = TextQuery(given)
-    else:
-        parsed = parse_query(given)
-        assert isinstance(parsed, ImageQuery | TextQuery)
-        chosen = parsed
+    chosen = (
+        ImageQuery(Path(given)) if as_image else TextQuery(given) if as_text or words == "-" else parse_query(given)
+    )
+    if isinstance(chosen, ImageQuery) and max_pixels is not None:
+        chosen = replace(chosen, max_pixels=max_pixels)
     with _open(collection, chosen) as engine:
         result = engine.run(chosen, target=target, k=k, min_similarity=min_similarity)
     for text in result.notes:

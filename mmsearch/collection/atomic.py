@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +18,15 @@ class WrittenFile:
     bytes: int
 
 
-def write_file(target: Path, staging: Path, fill: Callable[[BinaryIO], None]) -> WrittenFile:
-    """Make `target` from what `fill` writes, all of it or nothing; `staging` lies on the same file system.
+def write_file(target: Path, temporary: Path, fill: Callable[[BinaryIO], None]) -> WrittenFile:
+    """Make `target` from what `fill` writes, all of it or nothing; `temporary` lies on the same file system.
 
     `target` must not exist: nothing that a reader may have mapped is overwritten. Raise FileExistsError or OSError.
     """
     if target.exists():
         raise FileExistsError(target)
-    make_folder(staging)
+    make_folder(temporary.parent)
     make_folder(target.parent)
-    temporary = staging / f"{uuid.uuid4().hex}.part"
     try:
         with temporary.open("xb") as file:
             hashing = _HashingFile(file)

@@ -81,7 +81,7 @@ class Collection:
         layout = Layout(path)
         identity, spec = read_manifest(layout)
         catalog = Catalog(layout.catalog)
-        if catalog.fact("uuid") != identity:
+        if (catalog.fact("uuid"), catalog.fact("fingerprint")) != (identity, spec.fingerprint):
             catalog.close()
             raise CollectionCorrupt(f"The catalog {layout.catalog} belongs to another collection: put its own back.")
         return cls(layout, catalog, spec, identity)
@@ -99,9 +99,17 @@ class Collection:
             if not layout.manifest.is_file():
                 catalog = Catalog(layout.catalog, create=True)
                 identity = catalog.fact("uuid") or str(uuid.uuid4())
-                with catalog.transaction() as transaction:
-                    transaction.set_fact("uuid", identity)
+                bound = catalog.fact("fingerprint")
+                if bound is None:
+                    with catalog.transaction() as transaction:
+                        transaction.set_fact("uuid", identity)
+                        transaction.set_fact("fingerprint", spec.fingerprint)
                 catalog.close()
+                if bound not in (None, spec.fingerprint):
+                    raise CollectionCorrupt(
+                        f"{layout.manifest} is missing and the catalog beside it belongs to another encoder: restore"
+                        " it from a backup, or name a new folder for the collection."
+                    )
                 write_manifest(layout, identity, spec)
         return cls.open(path)
 

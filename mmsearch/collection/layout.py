@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ FORMAT_NAME = "mmsearch-collection"
 FORMAT_VERSION = 1
 
 _CATALOG = "catalog.sqlite3"
-_OURS = {"mmsearch.json", "writer.lock", "vectors", "ann", "tmp", "cache"}
+_DATA_FILE = re.compile(r"vectors/\w+/\d{12}-[0-9a-f]{8}\.npy|ann/\w+/[0-9a-f]{32}/index\.faiss")
+_STAGED_FILE = re.compile(r"[0-9a-f]{32}\.part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,31 @@ class Layout:
         """Return the path of a file that the catalog names."""
         return self.root / file
 
+    def new_staged(self) -> Path:
+        """Return a path in the staging folder that no file has had."""
+        return self.tmp / f"{uuid.uuid4().hex}.part"
+
     def data_files(self) -> Iterator[str]:
-        """Yield the names of all segments and ANN files that lie here, named by the catalog or not."""
+        """Yield the names of all segments and ANN files that lie here, named by the catalog or not; no other files."""
         for folder in ("vectors", "ann"):
             for path in sorted((self.root / folder).rglob("*")):
-                if path.is_file():
-                    yield path.relative_to(self.root).as_posix()
+                name = path.relative_to(self.root).as_posix()
+                if _DATA_FILE.fullmatch(name) and path.is_file():
+                    yield name
+
+    def staged_files(self) -> list[Path]:
+        """Return what a killed writer left in the staging folder."""
+        if not self.tmp.is_dir():
+            return []
+        return sorted(path for path in self.tmp.iterdir() if _STAGED_FILE.fullmatch(path.name))
 
     def strangers(self) -> list[str]:
-        """Return the names in the folder that are not ours, sorted."""
-        if not self.root.is_dir():
+        """Return the names in a folder without a manifest that a creation cut short cannot have left there."""
+        if self.manifest.exists() or not self.root.exists():
             return []
-        return sorted(p.name for p in self.root.iterdir() if p.name not in _OURS and not p.name.startswith(_CATALOG))
+        if not self.root.is_dir():
+            return [self.root.name]
+        names = {path.name for path in self.root.iterdir() if not path.name.startswith(_CATALOG)} - {self.lock.name}
+        if self.tmp.is_dir() and len(list(self.tmp.iterdir())) == len(self.staged_files()):
+            names.discard(self.tmp.name)
+        return sorted(names)

@@ -83,7 +83,7 @@ def _build(collection: Collection, modality: Modality) -> AnnRow:
             break
         nprobe = min(2 * nprobe, spec.nlist)
     file = collection.layout.new_ann(modality)
-    written = write_file(collection.layout.path(file), collection.layout.tmp, ann.save)
+    written = write_file(collection.layout.path(file), collection.layout.new_staged(), ann.save)
     return AnnRow(
         modality=modality,
         file=file,

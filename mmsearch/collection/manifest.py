@@ -48,4 +48,4 @@ def write_manifest(layout: Layout, identity: str, spec: EncoderSpec) -> None:
     def fill(file: BinaryIO) -> None:
         file.write(text.encode())
 
-    write_file(layout.manifest, layout.tmp, fill)
+    write_file(layout.manifest, layout.new_staged(), fill)

@@ -7,7 +7,6 @@ transaction names it and drops the rows from the catalog.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack
 
@@ -40,7 +39,8 @@ class Writer:
         self._added = self._changed = self._moved = self._deleted = 0
 
     def __enter__(self) -> Writer:
-        shutil.rmtree(self._layout.tmp, ignore_errors=True)
+        for path in self._layout.staged_files():
+            path.unlink(missing_ok=True)
         self.collect_garbage()
         state = self._catalog.state(self._spec.dim)
         self._unsealed = {modality: len(part.unsealed) for modality, part in state.modalities.items()}
@@ -55,8 +55,16 @@ class Writer:
     # --- changes ----------------------------------------------------------------------------------------------------
 
     def root(self, kind: str, path: str) -> Root:
-        """Return the root that covers a path, making it if there is none."""
-        return self._change.root_for(kind, path)
+        """Return the root of a path, making it if there is none."""
+        return self._change.root(kind, path)
+
+    def absorb(self, root: Root, into: Root) -> None:
+        """Hand all that belongs to a root over to another, and forget it."""
+        self._change.absorb_root(root, into)
+
+    def drop_root(self, root: Root) -> None:
+        """Forget a root that has no items."""
+        self._change.drop_root(root)
 
     def has_content(self, modality: Modality, content_hash: bytes) -> bool:
         """Return True when a vector of that content is there, committed or not."""
@@ -145,7 +153,7 @@ class Writer:
             return
         file = self._layout.new_segment(modality, state.unsealed_first)
         written = write_file(
-            self._layout.path(file), self._layout.tmp, lambda stream: write_segment(stream, state.unsealed)
+            self._layout.path(file), self._layout.new_staged(), lambda stream: write_segment(stream, state.unsealed)
         )
         row = SegmentRow(modality, state.unsealed_first, len(state.unsealed), file, written.sha256, written.bytes)
         with self._catalog.transaction() as transaction:

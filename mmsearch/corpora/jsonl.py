@@ -10,6 +10,7 @@ An optional "id" (a string or number) names a record; without one it is named by
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,16 @@ from mmsearch.corpora.sidecars import captions_of, clean_captions
 
 @dataclass(frozen=True, slots=True)
 class CaptionRecord:
-    """One record: `image` is an absolute path, or None for texts of their own; `key` is unique in a sound corpus."""
+    """One record, from a line counted from 1.
 
+    `image` is an absolute path without "..", or None for texts of their own; `key` names the record, by its "id" when
+    it is `named`, else by its picture or text.
+    """
+
+    line: int
     key: str
-    image: Path | None
+    named: bool
+    image: str | None
     captions: tuple[str, ...]
 
 
@@ -41,7 +48,8 @@ def read_jsonl(path: Path) -> Iterator[CaptionRecord | BadRecord]:
             if not line.strip():
                 continue
             try:
-                yield _record(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")), path.parent)
+                content = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                yield _record(number, content, path.parent)
             except UnicodeDecodeError:
                 yield BadRecord(number, "it is not UTF-8 text")
             except json.JSONDecodeError as error:
@@ -52,7 +60,7 @@ def read_jsonl(path: Path) -> Iterator[CaptionRecord | BadRecord]:
                 yield BadRecord(number, str(error))
 
 
-def _record(content: object, folder: Path) -> CaptionRecord:
+def _record(line: int, content: object, folder: Path) -> CaptionRecord:
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
     image, text = content.get("image"), content.get("text")
@@ -66,13 +74,15 @@ def _record(content: object, folder: Path) -> CaptionRecord:
         raise ValueError("its name holds a NUL or half of a character")
     captions = clean_captions([*captions_of(content), *([text] if text else [])])
     identity = content.get("id")
-    if identity is not None and not isinstance(identity, str | int):
+    if identity is not None and (not isinstance(identity, str | int) or isinstance(identity, bool)):
         raise ValueError('"id" must be a string or a whole number')
+    named = identity is not None
     if image is None:
         if not captions:
             raise ValueError('"text" is empty')
-        return CaptionRecord(str(identity) if identity is not None else captions[0], None, captions)
-    return CaptionRecord(str(identity) if identity is not None else image, folder.joinpath(image).absolute(), captions)
+        return CaptionRecord(line, str(identity) if named else captions[0], named, None, captions)
+    place = os.path.abspath(folder / image)  # noqa: PTH100 - ".." goes, links stay
+    return CaptionRecord(line, str(identity) if named else place, named, place, captions)
 
 
 def _storable(name: str) -> bool:

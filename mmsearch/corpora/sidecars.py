@@ -7,6 +7,7 @@ one with neither is some other program's and holds no captions.
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Collection
 from pathlib import Path
 
@@ -23,7 +24,10 @@ def sidecar_names(picture: str, names: Collection[str]) -> list[str]:
 
 def read_sidecar(path: Path) -> tuple[str, ...]:
     """Return the captions in a sidecar; raise OSError, or ValueError with the reason when it cannot be understood."""
-    if path.stat().st_size > MAX_BYTES:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is not a regular file")
+    if found.st_size > MAX_BYTES:
         raise ValueError(f"it has over {MAX_BYTES // 1024} KiB, too much for a caption")
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
-from mmsearch.errors import EncoderError, UnknownEncoder
+from mmsearch.errors import EncoderError, MmsearchError, UnknownEncoder
 from mmsearch.types import Encoder
 
 DEFAULT_ENCODER = "compact:v1"
@@ -32,7 +32,14 @@ def load_encoder(uri: str = DEFAULT_ENCODER) -> Encoder:
     outside = _outside()
     if scheme not in outside:
         raise UnknownEncoder(_unknown(uri, scheme))
-    encoder = outside[scheme].load()(rest)
+    try:
+        encoder = outside[scheme].load()(rest)
+    except MmsearchError:
+        raise
+    except Exception as error:
+        raise EncoderError(
+            f"The package behind {uri!r} ({outside[scheme].value}) failed ({error}): update or remove it."
+        ) from error
     if not isinstance(encoder, Encoder):
         raise EncoderError(
             f"The package behind {uri!r} ({outside[scheme].value}) did not return an encoder: update or remove it."

@@ -73,6 +73,7 @@ class CompactEncoder:
             image_size=int(manifest["image_size"]),
             fingerprint=hashlib.sha256(json.dumps(recipe).encode()).hexdigest(),
         )
+        self._said_cut = False
         self._sessions: dict[str, OnnxSession] = {}
         self._lock = threading.Lock()
 
@@ -152,7 +153,8 @@ class CompactEncoder:
         if not texts:
             return
         encoded: list[Encoding] = self._tokenizer.encode_batch(list(texts))
-        if any(item.overflowing for item in encoded):
+        if not self._said_cut and any(item.overflowing for item in encoded):
+            self._said_cut = True
             _log.warning("A text is longer than %d word pieces; what comes after them is left out.", self._max_tokens)
         by_length = sorted(range(len(encoded)), key=lambda position: len(encoded[position].ids))
         for start in range(0, len(by_length), _TEXT_BATCH):

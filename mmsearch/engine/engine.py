@@ -104,7 +104,7 @@ class SearchEngine:
         if isinstance(query, ImageQuery):
             image = query.image
             size = self.collection.spec.image_size
-            picture = _open_query(image, size) if isinstance(image, Path) else to_rgb(image)
+            picture = _open_query(image, size, query.max_pixels) if isinstance(image, Path) else to_rgb(image)
             return self.encoder.encode_images(self.encoder.prepare_image(picture)[np.newaxis])[0], ()
         vector = query.vector
         length = float(np.linalg.norm(vector))
@@ -169,8 +169,8 @@ def open_collection(collection: str | os.PathLike[str] | None = None) -> SearchE
     return SearchEngine(Collection.open(Settings.from_environment().collection_path(collection)))
 
 
-def _open_query(path: Path, size: int) -> Image.Image:
+def _open_query(path: Path, size: int, max_pixels: int) -> Image.Image:
     try:
-        return open_image(path, min_side=size)
+        return open_image(path, min_side=size, max_pixels=max_pixels)
     except OSError as error:
         raise QueryError(f"The picture {path} cannot be read: {error.strerror}.") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mmsearch.errors import QueryError
-from mmsearch.images import is_picture_name
+from mmsearch.images import MAX_PIXELS, is_picture_name
 from mmsearch.types import Float32
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ class TextQuery:
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise QueryError("The query is empty: say what you are looking for.")
+        try:
+            self.text.encode()
+        except UnicodeEncodeError:
+            raise QueryError("The query is not valid UTF-8 text: check where it comes from.") from None
 
     def __str__(self) -> str:
         return self.text
@@ -33,9 +37,10 @@ class TextQuery:
 
 @dataclass(frozen=True, slots=True)
 class ImageQuery:
-    """Search by a picture: a path, or a Pillow image."""
+    """Search by a picture: a path, or a Pillow image. A file of more than `max_pixels` is refused."""
 
     image: Path | Image.Image
+    max_pixels: int = MAX_PIXELS
 
     def __str__(self) -> str:
         return str(self.image) if isinstance(self.image, Path) else "<image>"
@@ -54,7 +59,7 @@ class VectorQuery:
 Query = TextQuery | ImageQuery | VectorQuery
 
 
-def parse_query(words: str) -> Query:
+def parse_query(words: str) -> TextQuery | ImageQuery:
     """Return an ImageQuery when `words` ends like a picture's name and is a file, else a TextQuery."""
     try:
         if is_picture_name(Path(words).name) and Path(words).is_file():

@@ -47,7 +47,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     make_folder(folder, PICTURES)
     rng = random.Random(20261122)
     before: set[str] = set()
-    kills = finished = 0
+    kills = finished = midway = 0
     while kills < KILLS:
         log = tmp_path / f"run-{kills}-{finished}.log"
         child = start(folder, place, log)
@@ -66,8 +66,10 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         assert not before & set(embedded), "a committed row was embedded again"
         assert len(embedded) == len(set(embedded))
         now = committed(place)
+        midway += 0 < len(now) < PICTURES
         assert {key for key in before if Path(key).exists()} <= now, "a committed item was lost"
         before = now
+    assert midway >= 5, "the kills came too early or too late to tell anything"
     log = tmp_path / "last.log"
     child = start(folder, place, log)
     _, err = child.communicate(timeout=300)

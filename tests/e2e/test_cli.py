@@ -143,6 +143,10 @@ def test_queries_in_another_language_get_a_hint(indexed: Path) -> None:
         (["index", str(PHOTOS), "--encoder", "compact:v9"], 8, "this mmsearch ships compact:v1"),
         (["index", str(PHOTOS), "--index", "hnsw"], 2, "There is no index kind 'hnsw'"),
         (["--log-level", "loud", "info"], 2, "choose one of debug, info, warning, error"),
+        (["query", "\udcff"], 2, "not valid UTF-8"),
+        (["index", ""], 13, "A path to index is empty"),
+        (["index", "~nobody-of-that-name/x"], 13, "is not there"),
+        (["query", "x", "-c", "~nobody-of-that-name/x"], 3, "No collection yet"),
     ],
 )
 def test_errors_are_one_sentence_and_a_status(indexed: Path, arguments: list[str], status: int, message: str) -> None:
@@ -201,6 +205,7 @@ def test_index_tells_what_it_did(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     make_folder(folder, 5)
     (folder / "broken.jpg").write_text("x")
+    os.utime(folder / "broken.jpg", ns=(1, 1))
     dry = call(tmp_path, "index", str(folder), "--dry-run")
     assert "6 would be added" in dry.stdout
     done = call(tmp_path, "index", str(folder))
@@ -323,9 +328,39 @@ def test_formats_of_real_files(tmp_path: Path) -> None:
     assert "striped-planet.jpg" not in names
 
 
+def test_a_folder_with_nothing_but_a_broken_picture_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "broken.jpg").write_text("x")
+    done = call(tmp_path, "index", str(tmp_path / "pictures"))
+    assert (done.returncode, done.stdout[:24]) == (0, "1 could not be read in 0")
+    assert "no pictures" not in done.stderr
+
+
+def test_large_pictures_as_queries(indexed: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large.png"
+    Image.new("L", (14_000, 14_000)).save(large)
+    done = call(indexed, "query", str(large))
+    assert done.returncode == 12
+    assert "raise it with --max-pixels" in done.stderr
+    done = call(indexed, "query", str(large), "--max-pixels", "200000000", "-k", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_doctor_tells_that_there_is_no_collection_yet(tmp_path: Path) -> None:
+    done = call(tmp_path, "doctor")
+    assert done.returncode == 0
+    assert "no collection yet: make one with 'mmsearch index FOLDER'" in done.stdout
+
+
+def test_a_long_query_is_said_to_be_cut_once(indexed: Path) -> None:
+    done = call(indexed, "query", "a dog " * 400, "--paths")
+    assert done.stderr.count("longer than 256 word pieces") == 1
+
+
 def test_help_of_every_command() -> None:
     for command in ("index", "query", "info", "verify", "doctor"):
         done = call(Path("/nowhere"), command, "--help")
         assert done.returncode == 0
         assert "--collection" in done.stdout
-    assert call(Path("/nowhere"), "--version").stdout.startswith("mmsearch ")
+    for arguments in (["--version"], ["--log-level", "info", "--version"]):
+        assert call(Path("/nowhere"), *arguments).stdout.startswith("mmsearch ")

@@ -83,6 +83,7 @@ def test_make_demo_in_a_fresh_clone(tmp_path: Path) -> None:
     copy_tree(tmp_path)
     out = run("make", "demo", f"PYTHON={sys.executable}", cwd=tmp_path)
     assert "261 added" in out
+    assert '$ mmsearch query "a red car" -k 5' in out
     assert re.search(r"^ +1  0\.\d{3}  data/photos/red-car\.jpg +a red car$", out, flags=re.MULTILINE)
     assert re.search(r"^ +1  1\.000  data/photos/tabby-cat\.jpg ", out, flags=re.MULTILINE)
     assert (tmp_path / ".demo" / "collections" / "default" / "mmsearch.json").is_file()

@@ -68,3 +68,14 @@ def test_verbs_and_links_exist() -> None:
     assert links
     assert all((ROOT / link).exists() for link in links)
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_figure_has_a_command_that_is_there() -> None:
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| `python -m (benchmarks\.\w+)` \|$", README, flags=re.MULTILINE)
+    assert len(rows) >= 10
+    for claim, figure, module in rows:
+        assert re.search(r"\d", figure), claim
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    assert {module.removeprefix("benchmarks.") for _, _, module in rows} <= set(
+        re.search(r"^BENCHMARKS := (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)[1].split()  # type: ignore[index]
+    )

@@ -162,6 +162,7 @@ def test_the_front_door(home: Path, folder: Path) -> None:
     with mmsearch.open() as photos, pytest.raises(mmsearch.errors.UnknownEncoder):
         photos.search("red")
     assert {"index", "open", "errors"} <= set(dir(mmsearch))
+    assert all(getattr(mmsearch, name) is not None for name in mmsearch.__all__)
     with pytest.raises(AttributeError):
         mmsearch.nothing  # noqa: B018
 
@@ -186,6 +187,10 @@ def test_a_read_only_folder_can_be_searched(
         assert names(again.search("red", k=1)) == ["red"]
         with pytest.raises(CollectionError, match="read-only"), again.collection.writer():
             pass
+        monkeypatch.undo()
+        make_folder(tmp_path / "more", 3)
+        index([tmp_path / "more"], collection=tmp_path / "c", encoder=ToyEncoder())
+        assert len(again.search("red", k=50)) == 9
 
 
 def test_writer_refuses_vectors_that_are_no_units(collection: Collection) -> None:
