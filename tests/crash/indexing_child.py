@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import indexer.pipeline
 import mmsearch.collection.writer
 from indexer import Progress, index
 from mmsearch.types import Modality
 
 SEAL_ROWS = 90
-"""Small, so that the run seals again and again."""
+COMMIT_SECONDS = 0.3
+"""Small, so that the run commits and seals again and again."""
 
 
 class Log(Progress):
@@ -27,5 +29,6 @@ class Log(Progress):
 
 if __name__ == "__main__":
     mmsearch.collection.writer.SEAL_ROWS = SEAL_ROWS
+    indexer.pipeline.COMMIT_SECONDS = COMMIT_SECONDS
     report = index([sys.argv[1]], collection=Path(sys.argv[2]), index_kind="ivfpq", progress=Log(sys.argv[3]))
     assert not report.failed, report.failed

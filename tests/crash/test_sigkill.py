@@ -47,11 +47,14 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     make_folder(folder, PICTURES)
     rng = random.Random(20261122)
     before: set[str] = set()
-    kills = finished = midway = 0
+    kills = finished = progressed = 0
     while kills < KILLS:
         log = tmp_path / f"run-{kills}-{finished}.log"
         child = start(folder, place, log)
-        time.sleep(rng.uniform(0.1, 4.0))
+        if rng.random() < 0.8:  # most kills hit a run that has begun to work, however slow the machine
+            while child.poll() is None and not (log.exists() and log.stat().st_size):
+                time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 2.5))
         child.kill()
         _, err = child.communicate(timeout=60)
         if child.returncode == 0:  # it was faster: begin again, to be killed while it deletes and builds
@@ -66,10 +69,10 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         assert not before & set(embedded), "a committed row was embedded again"
         assert len(embedded) == len(set(embedded))
         now = committed(place)
-        midway += 0 < len(now) < PICTURES
+        progressed += child.returncode != 0 and now != before
         assert {key for key in before if Path(key).exists()} <= now, "a committed item was lost"
         before = now
-    assert midway >= 5, "the kills came too early or too late to tell anything"
+    assert progressed >= 8, "the kills came too early or too late to tell anything"
     log = tmp_path / "last.log"
     child = start(folder, place, log)
     _, err = child.communicate(timeout=300)
