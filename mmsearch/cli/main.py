@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import sys
 from typing import Annotated
 
@@ -12,6 +11,7 @@ import typer
 
 from mmsearch import __version__
 from mmsearch.cli import doctor, exits, index, info, query
+from mmsearch.cli.output import leave_closed_pipe
 from mmsearch.config import Settings
 from mmsearch.errors import MmsearchError
 
@@ -60,9 +60,7 @@ def main() -> None:
     try:
         app()
     except BrokenPipeError:
-        # The reader of our output (a pager, head) has gone; keep Python from complaining when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+        leave_closed_pipe()
     except (MmsearchError, OSError) as error:
         if _debugging():
             raise

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from mmsearch.types import Hit, SearchResult
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 def write(text: str = "") -> None:
     """Write one line to stdout, whatever its encoding can hold."""
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    try:
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    except BrokenPipeError:
+        leave_closed_pipe()
+
+
+def leave_closed_pipe() -> NoReturn:
+    """Exit in silence: whoever read our output (a pager, head) has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+    raise SystemExit(0)
 
 
 def note(text: str) -> None:

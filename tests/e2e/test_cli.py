@@ -357,6 +357,14 @@ def test_a_long_query_is_said_to_be_cut_once(indexed: Path) -> None:
     assert done.stderr.count("longer than 256 word pieces") == 1
 
 
+def test_a_reader_that_has_seen_enough(indexed: Path) -> None:
+    env = {**os.environ, "MMSEARCH_HOME": str(indexed)}
+    script = f"set -o pipefail; {COMMAND} query dog -t any -k 261 --jsonl | head -n 1"
+    for command in (script, script.replace("--jsonl", "--paths"), script.replace("--jsonl", "--json")):
+        done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
+
+
 def test_help_of_every_command() -> None:
     for command in ("index", "query", "info", "verify", "doctor"):
         done = call(Path("/nowhere"), command, "--help")
