@@ -89,8 +89,9 @@ class Pipeline:
         self._store(self._embedder.flush())
         if not scan.stopped and not self._stop.is_set():
             self._delete_gone(source)
-            if source.kind == "file" and not Path(source.root).exists():
-                self._writer.drop_root(self._root)
+            for root in self._roots.values():
+                if not Path(root.path).exists():
+                    self._writer.drop_root(root)
         self._commit()
 
     def _root_of(self, source: Source) -> Root:
@@ -177,13 +178,13 @@ class Pipeline:
             loader.submit(loaded.entry, decode_always=True)
 
     def _moved(self, same: list[KnownItem]) -> KnownItem | None:
-        """Return the first of the items of one content whose file is gone though its root is there."""
+        """Return the first of the items of one content whose file is gone.
+
+        Its whole root may be gone: a renamed folder, or a disk that is away. The second costs nothing: once the disk
+        is back its files are added again, with the vectors that are there.
+        """
         for old in same:
-            root = self._roots.get(old.root_id)
-            if self._planner.was_seen(old.key) or not _is_missing(old.key) or root is None:
-                continue
-            anchor = Path(root.path)
-            if (anchor if root.kind == "folder" else anchor.parent).is_dir():
+            if not self._planner.was_seen(old.key) and _is_missing(old.key):
                 return old
         return None
 

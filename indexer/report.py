@@ -29,6 +29,8 @@ class IndexReport:
 
     `kept` were there and unchanged, `skipped` could not be read before and have not changed, `failed` could not be read
     now, `held_back` would have been deleted but were too many to do so unasked; `embedded` counts vectors computed.
+    `missing_sources` were indexed before and are not there now; nothing of them was deleted. `indexed` are the
+    modalities whose search index was built.
     """
 
     collection: str
@@ -39,6 +41,7 @@ class IndexReport:
     kept: int = 0
     skipped: int = 0
     held_back: int = 0
+    missing_sources: list[str] = field(default_factory=list)
     embedded: dict[Modality, int] = field(default_factory=lambda: dict.fromkeys(Modality, 0))
     failed: list[Failed] = field(default_factory=list)
     indexed: list[Modality] = field(default_factory=list)

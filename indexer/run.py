@@ -62,6 +62,7 @@ def index(
             made = list(_known_sources(opened, report))
         if opened is None or dry_run:
             _dry_run(opened, made, report, rehash=rehash, stop=stop)
+            report.commit = opened.snapshot().commit if opened else 0
             report.seconds = time.monotonic() - started
             return report
         with (
@@ -145,6 +146,7 @@ def _known_sources(collection: Collection | None, report: IndexReport) -> Iterat
         try:
             yield known_source(root.kind, root.path)
         except SourceError as error:
+            report.missing_sources.append(root.path)
             report.failed.append(Failed(root.path, str(error)))
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,8 +41,7 @@ class OnnxSession:
         Several runs on one thread each get more out of a convolutional network than one run on several: nothing waits
         for the slowest, whatever else the cores are doing.
         """
-        import onnxruntime
-
+        onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -69,6 +71,16 @@ class OnnxSession:
 
 def versions() -> dict[str, str]:
     """Return the version of ONNX Runtime, for `mmsearch doctor`."""
-    import onnxruntime
+    return {"onnxruntime": _onnxruntime().__version__}
 
-    return {"onnxruntime": onnxruntime.__version__}
+
+def _onnxruntime() -> ModuleType:
+    """Return ONNX Runtime with its telemetry off.
+
+    From 1.29 on it collects events in ~/.cache/Microsoft and sends them, unless this variable is set before it is
+    imported (its Privacy.md). Nothing that a person does with their pictures is anybody else's business.
+    """
+    os.putenv("ORT_DISABLE_TELEMETRY", "1")  # for its C code alone
+    onnxruntime = import_module("onnxruntime")
+    onnxruntime.disable_telemetry_events()  # where somebody else has imported it before
+    return onnxruntime

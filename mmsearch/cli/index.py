@@ -48,7 +48,14 @@ def index(
         bool, typer.Option("--rehash", help="Compare files by their content, not by size and time.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete even more than half of a source.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only tell what would be done.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            "-n",
+            help="Tell what would be done, by names and times (a move counts as add and delete).",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
@@ -57,6 +64,7 @@ def index(
     Only what is new or has changed is embedded. It may be interrupted at any time and run again.
     """
     import mmsearch
+    from mmsearch.errors import SourceError
     from mmsearch.images import MAX_PIXELS, lift_pillow_limit
     from mmsearch.vectors.spec import parse_kind
 
@@ -84,6 +92,8 @@ def index(
         raise typer.Exit(exits.INTERRUPTED)
     if report.held_back:
         raise typer.Exit(exits.HELD_BACK)
+    if report.missing_sources:
+        raise typer.Exit(exits.status_of(SourceError()))
     done = report.kept + report.added + report.changed + report.moved + report.deleted + report.skipped
     if not done and not report.failed:
         note("mmsearch: no pictures or captions were found there.")
@@ -112,7 +122,7 @@ def _summary(report: IndexReport) -> None:
     if find_faiss() is None:
         note(f"mmsearch: FAISS is missing, so search is exact and there is no IVF-PQ: {HOW_TO_GET_FAISS}")
     for failure in report.failed[:_SHOWN_FAILURES]:
-        note(f"  {short_path(failure.key)}: {failure.reason}")
+        note(f"  {short_path(failure.key)}: {failure.reason.removeprefix(failure.key).strip()}")
     if len(report.failed) > _SHOWN_FAILURES:
         note(f"  … and {len(report.failed) - _SHOWN_FAILURES:,} more (all of them with --json)")
     if report.held_back:
@@ -130,8 +140,10 @@ def _interruptible(stop: threading.Event) -> Iterator[None]:
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
+            note("mmsearch: stopped at once; what was committed is kept.")
             raise KeyboardInterrupt
         stop.set()
+        note("mmsearch: stopping at the next batch (once more to stop at once) …")
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,8 +59,14 @@ def main() -> None:
     # Importing makes many objects and no garbage: without the collector a cold query is about 5 % faster. A query is
     # over before it could be missed, `index` switches it on again.
     gc.disable()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - it lives as long as the process
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
         leave_closed_pipe()
     except (MmsearchError, OSError) as error:

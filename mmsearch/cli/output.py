@@ -24,6 +24,17 @@ def write(text: str = "") -> None:
         leave_closed_pipe()
 
 
+def write_paths(paths: Iterable[str], *, end: str) -> None:
+    """Write paths as the bytes that they are, each with `end` behind it."""
+    try:
+        sys.stdout.flush()
+        for path in paths:
+            sys.stdout.buffer.write((path + end).encode())
+        sys.stdout.flush()
+    except BrokenPipeError:
+        leave_closed_pipe()
+
+
 def leave_closed_pipe() -> NoReturn:
     """Exit in silence: whoever read our output (a pager, head) has seen enough."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
@@ -60,10 +71,18 @@ def result_as_dict(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def hit_table(hits: Sequence[Hit]) -> list[str]:
-    """Return the lines of a table of rank, score, path and caption; captions are cut to the width of a terminal."""
-    rows = [(str(hit.rank), f"{hit.score:.3f}", _tame(short_path(hit.item.uri)), _tame(_caption(hit))) for hit in hits]
-    return table(("rank", "score", "path", "caption"), rows, right=(0, 1))
+def hit_table(hits: Sequence[Hit], *, target: str) -> list[str]:
+    """Return the lines of a table of rank, score, path and caption; captions are cut to the width of a terminal.
+
+    For the target "any", whose score is a fused rank, the cosine and the kind of the item stand beside it.
+    """
+    rows = []
+    for hit in hits:
+        row = [str(hit.rank), f"{hit.score:.3f}"]
+        row += [f"{hit.similarity:.3f}", str(hit.item.modality)] if target == "any" else []
+        rows.append([*row, _tame(short_path(hit.item.uri)), _tame(_caption(hit))])
+    middle = ["cosine", "kind"] if target == "any" else []
+    return table(["rank", "score", *middle, "path", "caption"], rows, right=(0, 1, 2) if middle else (0, 1))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:

@@ -9,7 +9,7 @@ import typer
 
 from mmsearch.cli import exits
 from mmsearch.cli.options import CollectionOption, JsonOption, MaxPixelsOption
-from mmsearch.cli.output import hit_as_dict, hit_table, note, result_as_dict, to_json, write
+from mmsearch.cli.output import hit_as_dict, hit_table, note, result_as_dict, to_json, write, write_paths
 
 if TYPE_CHECKING:
     from mmsearch.engine.engine import SearchEngine
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 
 def query(
-    words: Annotated[
-        str, typer.Argument(metavar="QUERY", help="Words, or the path of a picture; '-' reads words from stdin.")
+    query_words: Annotated[
+        list[str],
+        typer.Argument(metavar="QUERY", help="Words, or the path of a picture; '-' reads words from stdin."),
     ],
     as_text: Annotated[bool, typer.Option("--text", help="QUERY is words, whatever it looks like.")] = False,
     as_image: Annotated[bool, typer.Option("--image", help="QUERY is the path of a picture.")] = False,
@@ -53,11 +54,12 @@ def query(
     from dataclasses import replace
     from pathlib import Path
 
-    from mmsearch.engine.query import ImageQuery, TextQuery, check_target, parse_query
+    from mmsearch.engine.query import ImageQuery, TextQuery, check_target, looks_like_path, parse_query
     from mmsearch.images import lift_pillow_limit
 
     check_target(target)
     lift_pillow_limit()
+    words = " ".join(query_words)
     given = sys.stdin.read() if words == "-" and not as_image else words
     chosen = (
         ImageQuery(Path(given)) if as_image else TextQuery(given) if as_text or words == "-" else parse_query(given)
@@ -66,6 +68,10 @@ def query(
         chosen = replace(chosen, max_pixels=max_pixels)
     with _open(collection, chosen) as engine:
         result = engine.run(chosen, target=target, k=k, min_similarity=min_similarity)
+        if not result.hits and not engine.holds(target):
+            note(f"mmsearch: the collection holds no {'items' if target == 'any' else target + 's'} at all.")
+    if isinstance(chosen, TextQuery) and not as_text and looks_like_path(given):
+        note(f"mmsearch: {given!r} is no picture here, so its words were searched (--text says so, --image refuses).")
     for text in result.notes:
         note(f"mmsearch: {text}")
     if as_json:
@@ -74,12 +80,10 @@ def query(
         for hit in result.hits:
             write(to_json(hit_as_dict(hit), indent=None))
     elif paths:
-        end = "\0" if null else "\n"
-        sys.stdout.flush()
-        for uri in dict.fromkeys(hit.item.uri for hit in result.hits):
-            sys.stdout.buffer.write((uri + end).encode())
+        found = dict.fromkeys(hit.item.uri for hit in result.hits if Path(hit.item.uri).is_absolute())
+        write_paths(found, end="\0" if null else "\n")
     else:
-        for line in hit_table(result.hits):
+        for line in hit_table(result.hits, target=target):
             write(line)
     if not result.hits:
         if not as_json:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from typing import Any, BinaryIO
 
 from mmsearch.collection.atomic import write_file
 from mmsearch.collection.layout import FORMAT_NAME, FORMAT_VERSION, Layout
+from mmsearch.config import Settings
 from mmsearch.errors import CollectionCorrupt, CollectionNotFound, UnsupportedFormat
 from mmsearch.types import EncoderSpec
 
@@ -28,8 +30,11 @@ def read_manifest(layout: Layout) -> tuple[str, EncoderSpec]:
             )
         return str(manifest["uuid"]), EncoderSpec(**manifest["encoder"])
     except (FileNotFoundError, NotADirectoryError):
+        command = ["mmsearch", "index", "FOLDER"]
+        if layout.root != Settings.from_environment().collection_path():
+            command += ["--collection", str(layout.root)]
         raise CollectionNotFound(
-            f"No collection yet at {layout.root}: make one with 'mmsearch index FOLDER'."
+            f"No collection yet at {layout.root}: make one with '{shlex.join(command)}'."
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CollectionCorrupt(f"{path} cannot be read ({error}): restore it from a backup.") from error

@@ -70,6 +70,8 @@ def _record(line: int, content: object, folder: Path) -> CaptionRecord:
         raise ValueError('"image" must be a string')
     if text is not None and not isinstance(text, str):
         raise ValueError('"text" must be a string')
+    if isinstance(image, str) and "://" in image:
+        raise ValueError('"image" is a URL, and only files can be indexed')
     if any(not _storable(name) for name in (image, content.get("id")) if isinstance(name, str)):
         raise ValueError("its name holds a NUL or half of a character")
     captions = clean_captions([*captions_of(content), *([text] if text else [])])

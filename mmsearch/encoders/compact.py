@@ -133,7 +133,7 @@ class CompactEncoder:
             return ()
         return (
             f"{self._spec.uri} reads English and knows {len(pieces) - foreign} of the {len(pieces)} tokens here:"
-            " for other languages index with a multilingual OpenCLIP model such as xlm-roberta-base-ViT-B-32"
+            " other languages need a multilingual OpenCLIP model such as xlm-roberta-base-ViT-B-32"
             " (laion5b_s13b_b90k).",
         )
 

@@ -114,6 +114,11 @@ class SearchEngine:
             )
         return (vector / length).astype(np.float32), ()
 
+    def holds(self, target: str) -> bool:
+        """Return True when there is anything that a search for that target could find."""
+        items = self.collection.catalog.counts().items
+        return any(items.values()) if target == "any" else items[Modality(target)] > 0
+
     def info(self) -> CollectionInfo:
         """Return the numbers of the collection."""
         return self.collection.info()

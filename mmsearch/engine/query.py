@@ -69,6 +69,14 @@ def parse_query(words: str) -> TextQuery | ImageQuery:
     return TextQuery(words)
 
 
+def looks_like_path(words: str) -> bool:
+    """Return True for words that may have been meant as a path: a picture's name, or something that is there."""
+    try:
+        return is_picture_name(words) or Path(words).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def check_target(target: str) -> Target:
     """Return `target` as a Target; raise QueryError for another word."""
     for known in get_args(Target):

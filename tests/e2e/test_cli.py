@@ -83,7 +83,10 @@ def test_text_and_image_decide_what_a_query_is(indexed: Path) -> None:
     missing = call(indexed, "query", "nowhere.jpg", "--image")
     assert missing.returncode == 2
     assert "nowhere.jpg cannot be read: No such file" in missing.stderr
-    assert call(indexed, "query", "nowhere.jpg").returncode == 0  # words, since there is no such file
+    words = call(indexed, "query", "nowhere.jpg")
+    assert words.returncode == 0
+    assert "'nowhere.jpg' is no picture here, so its words were searched" in words.stderr
+    assert call(indexed, "query", "nowhere.jpg", "--text").stderr == ""
     both = call(indexed, "query", "x", "--text", "--image")
     assert both.returncode == 2
 
@@ -168,6 +171,9 @@ def test_before_anything_is_indexed(tmp_path: Path, arguments: list[str]) -> Non
     assert done.returncode == 3
     assert done.stderr.startswith("mmsearch: No collection yet at ")
     assert "make one with 'mmsearch index FOLDER'" in done.stderr
+    if arguments[0] != "index":
+        done = call(tmp_path, *arguments, "-c", "other")
+        assert f"'mmsearch index FOLDER --collection {tmp_path / 'collections' / 'other'}'" in done.stderr
 
 
 def test_info_verify_doctor(indexed: Path) -> None:
@@ -211,7 +217,7 @@ def test_index_tells_what_it_did(tmp_path: Path) -> None:
     done = call(tmp_path, "index", str(folder))
     assert done.returncode == 0
     assert done.stdout.startswith("5 added, 1 could not be read in ")
-    assert "broken.jpg cannot be read as a picture" in done.stderr
+    assert "broken.jpg: cannot be read as a picture" in done.stderr
     again = call(tmp_path, "index", str(folder), "-q")
     assert again.stdout.startswith("5 unchanged, 1 skipped (unreadable before, unchanged since) in ")
     (folder / "p0000.png").rename(folder / "moved.png")
@@ -355,6 +361,47 @@ def test_doctor_tells_that_there_is_no_collection_yet(tmp_path: Path) -> None:
 def test_a_long_query_is_said_to_be_cut_once(indexed: Path) -> None:
     done = call(indexed, "query", "a dog " * 400, "--paths")
     assert done.stderr.count("longer than 256 word pieces") == 1
+
+
+def test_words_without_quotes_and_nothing_to_find(indexed: Path, tmp_path: Path) -> None:
+    assert found(call(indexed, "query", "a", "red", "car", "--json", "-k", "1")) == ["red-car.jpg"]
+    call(tmp_path, "index", str(PHOTOS / "red-car.jpg"))
+    done = call(tmp_path, "query", "a red car", "--target", "text")
+    assert (done.returncode, "holds no texts at all" in done.stderr) == (1, True)
+
+
+def test_any_shows_cosines_and_kinds(indexed: Path) -> None:
+    head, first, *_ = call(indexed, "query", "a red car", "-t", "any", "-k", "2").stdout.splitlines()
+    assert head.split() == ["rank", "score", "cosine", "kind", "path", "caption"]
+    assert first.split()[1:4] in (["0.016", "0.618", "image"], ["0.016", "1.000", "text"])
+
+
+def test_nothing_is_told_to_anybody(indexed: Path, tmp_path: Path) -> None:
+    """ONNX Runtime collects and sends telemetry unless it is switched off in time (it holds still under CI)."""
+    env = {name: value for name, value in os.environ.items() if name != "CI"}
+    env |= {"HOME": str(tmp_path), "MMSEARCH_HOME": str(indexed)}
+    env.pop("XDG_CACHE_HOME", None)
+    for arguments in (["query", "a red car"], ["doctor"], ["index", str(PHOTOS)]):
+        subprocess.run([COMMAND, *arguments], env=env, capture_output=True, check=True)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_closed_stdout_is_no_traceback(indexed: Path) -> None:
+    env = {**os.environ, "MMSEARCH_HOME": str(indexed)}
+    done = subprocess.run(
+        ["bash", "-c", f"{COMMAND} query dog >&-"], env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_missing_source_has_a_status(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    make_folder(folder, 2)
+    call(tmp_path, "index", str(folder))
+    folder.rename(tmp_path / "elsewhere")
+    done = call(tmp_path, "index")
+    assert done.returncode == 13
+    assert "pictures: is not there" in done.stderr
 
 
 def test_a_reader_that_has_seen_enough(indexed: Path) -> None:

@@ -309,3 +309,27 @@ def test_an_encoder_that_gives_no_units_fails_files_and_not_the_run(photos: Path
     assert (report.added, len(report.failed)) == (5, 1)
     with Collection.open(place) as opened:
         assert opened.info().modalities[Modality.IMAGE].items == 5
+
+
+def test_a_renamed_root_takes_its_items_along(photos: Path, place: Path, toy: ToyEncoder) -> None:
+    run(place, toy, photos)
+    ids = uris(place)
+    photos.rename(photos.with_name("album"))
+    report = run(place, toy, photos.with_name("album"))
+    assert (report.moved, report.added) == (6, 0)
+    assert uris(place) == ids
+    report = run(place, toy)
+    assert (report.kept, report.missing_sources) == (6, [])
+
+
+def test_a_disk_that_comes_back_is_added_again_without_embedding(
+    photos: Path, place: Path, toy: ToyEncoder, tmp_path: Path
+) -> None:
+    run(place, toy, photos)
+    shutil.copytree(photos, tmp_path / "copy")
+    photos.rename(tmp_path / "unmounted")
+    assert run(place, toy, tmp_path / "copy").moved == 6
+    (tmp_path / "unmounted").rename(photos)
+    assert run(place, toy, photos, tmp_path / "copy").added == 6
+    assert toy.images == 6
+    assert_found(place, (0, tmp_path / "copy" / "p0000.png"))

@@ -145,7 +145,7 @@ def test_dry_run_changes_nothing(photos: Path, place: Path, toy: ToyEncoder) -> 
     (photos / "p0000.png").unlink()
     picture(88).save(photos / "new.png")
     report = run(place, toy, photos, dry_run=True)
-    assert (report.added, report.deleted, report.commit) == (1, 1, 0)
+    assert (report.added, report.deleted, report.commit) == (1, 1, 1)
     assert len(uris(place)) == 6
     assert toy.images == 6
 
