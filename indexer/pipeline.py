@@ -164,6 +164,8 @@ class Pipeline:
         if known is None and (old := self._moved(same)) is not None:
             self._writer.move(old.id, item, self._root)
             self._planner.moved(old.key)
+            if old.root_id != self._root.id:  # no scan of this root will miss the captions that stood beside it
+                self._report.deleted += self._writer.delete_captions(old.key, old.root_id)
             self._report.moved += 1
             self._rows += 1
             self._progress.done(1)

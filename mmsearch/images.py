@@ -142,7 +142,7 @@ def _named_errors(name: str) -> Iterator[None]:
         if error.errno is not None:
             raise
         raise UnreadableImage(f"{name} cannot be read as a picture: {_reason(error)}.") from error
-    except Exception as error:
+    except Exception as error:  # a decoder given a hostile file may raise anything at all
         raise UnreadableImage(f"{name} cannot be read as a picture: {_reason(error)}.") from error
 
 

@@ -224,6 +224,14 @@ class Transaction:
                 deleted += 1
         return deleted
 
+    def caption_ids(self, group: str, root_id: int) -> list[int]:
+        """Return the ids of a root's captions for one picture."""
+        table = schema.items
+        query = select(table.c.id).where(
+            table.c.group_key == group, table.c.root_id == root_id, table.c.modality == Modality.TEXT
+        )
+        return list(self._connection.execute(query).scalars())
+
     # --- failures ---------------------------------------------------------------------------------------------------
 
     def put_failure(self, key: str, root_id: int, *, size: int, mtime_ns: int, reason: str) -> None:

@@ -111,6 +111,12 @@ class Writer:
         """Delete items; a vector that serves none any more is dead from the commit on."""
         self._deleted += self._change.delete_items(item_ids)
 
+    def delete_captions(self, group: str, root_id: int) -> int:
+        """Delete a root's captions for one picture, and return how many there were."""
+        ids = self._change.caption_ids(group, root_id)
+        self.delete(ids)
+        return len(ids)
+
     def put_failure(self, key: str, root: Root, *, size: int, mtime_ns: int, reason: str) -> None:
         """Record a file that could not be read."""
         self._change.put_failure(key, root.id, size=size, mtime_ns=mtime_ns, reason=reason)

@@ -36,7 +36,7 @@ def load_encoder(uri: str = DEFAULT_ENCODER) -> Encoder:
         encoder = outside[scheme].load()(rest)
     except MmsearchError:
         raise
-    except Exception as error:
+    except Exception as error:  # somebody else's code: whatever it raises is named after its package
         raise EncoderError(
             f"The package behind {uri!r} ({outside[scheme].value}) failed ({error}): update or remove it."
         ) from error

@@ -312,14 +312,16 @@ def test_an_encoder_that_gives_no_units_fails_files_and_not_the_run(photos: Path
 
 
 def test_a_renamed_root_takes_its_items_along(photos: Path, place: Path, toy: ToyEncoder) -> None:
+    (photos / "p0000.txt").write_text("one\ntwo")
     run(place, toy, photos)
     ids = uris(place)
     photos.rename(photos.with_name("album"))
     report = run(place, toy, photos.with_name("album"))
-    assert (report.moved, report.added) == (6, 0)
+    assert (report.moved, report.added, report.deleted) == (6, 2, 2)
     assert uris(place) == ids
+    assert (toy.images, toy.texts) == (6, 2)
     report = run(place, toy)
-    assert (report.kept, report.missing_sources) == (6, [])
+    assert (report.kept, report.missing_sources) == (8, [])
 
 
 def test_a_disk_that_comes_back_is_added_again_without_embedding(
