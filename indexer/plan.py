@@ -80,10 +80,6 @@ class Planner:
         """Return what the catalog knows of a key, by this root or another."""
         return self._known.get(key) or self._elsewhere(key)
 
-    def is_own(self, item: KnownItem) -> bool:
-        """Return True when the item belongs to this root."""
-        return item.key in self._known
-
     def classify(self, entry: SourceEntry) -> Action:
         """Return what to do with an entry, and remember that it is there."""
         self._seen.add(entry.key)

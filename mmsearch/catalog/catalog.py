@@ -16,7 +16,6 @@ from mmsearch.catalog.database import Database
 from mmsearch.catalog.rows import (
     AnnRow,
     CatalogState,
-    Changes,
     Counts,
     KnownFailure,
     KnownItem,
@@ -133,12 +132,6 @@ class Catalog:
             commits, last = connection.execute(select(func.count(), func.max(schema.commits.c.at))).one()
         items = dict.fromkeys(Modality, 0) | {Modality(row[0]): int(row[1]) for row in rows}
         return Counts(items=items, failures=int(failures), commits=int(commits), last_commit_at=last)
-
-    def commit_changes(self) -> dict[int, Changes]:
-        """Return what each commit changed, by its number."""
-        with self._database.read() as connection:
-            rows = connection.execute(select(schema.commits).order_by(schema.commits.c.number))
-            return {row.number: Changes(row.added, row.changed, row.moved, row.deleted) for row in rows}
 
     def fact(self, name: str) -> str | None:
         """Return a stored setting of the collection."""
