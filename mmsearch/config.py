@@ -2,8 +2,10 @@
 
 MMSEARCH_HOME         folder of the collections (default: the user's data folder)
 MMSEARCH_COLLECTION   the collection used when none is named (default: "default")
+MMSEARCH_DEVICE       where encoders that can choose run: auto, cpu, cuda, cuda:0,cuda:1, mps (default: auto)
 MMSEARCH_THREADS      threads for encoding and searching (default: the cores this process may use)
 MMSEARCH_DEBUG        1 shows tracebacks instead of one-line errors
+https_proxy, all_proxy are looked at to tell whether a hub may be reached
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment says, with defaults filled in. `threads` is at least 1."""
+    """What the environment says, with defaults filled in. `threads` is at least 1; `has_proxy` is of the network."""
 
     home: Path
     collection: str
+    device: str
     threads: int
     debug: bool
+    has_proxy: bool
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -36,8 +40,10 @@ class Settings:
         return cls(
             home=_absolute(env["MMSEARCH_HOME"]) if env.get("MMSEARCH_HOME") else _user_data_dir(),
             collection=env.get("MMSEARCH_COLLECTION") or DEFAULT_COLLECTION,
+            device=env.get("MMSEARCH_DEVICE") or "auto",
             threads=_threads(env.get("MMSEARCH_THREADS", "")),
             debug=env.get("MMSEARCH_DEBUG", "") not in ("", "0"),
+            has_proxy=any(env.get(name) or env.get(name.upper()) for name in ("https_proxy", "all_proxy")),
         )
 
     def collection_path(self, name_or_path: str | os.PathLike[str] | None = None) -> Path:

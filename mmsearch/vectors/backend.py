@@ -12,6 +12,7 @@ import numpy as np
 
 from mmsearch.config import Settings
 from mmsearch.errors import MissingExtra
+from mmsearch.runtime.threads import set_faiss_threads
 from mmsearch.types import Mask
 
 HOW_TO_GET_FAISS = 'pip install "mmsearch[cpu]" (or "mmsearch[gpu]", never both).'
@@ -36,7 +37,7 @@ def require_faiss() -> ModuleType:
 
 def use_threads(faiss: ModuleType, n_queries: int) -> None:
     """Give FAISS one thread for a few queries (low latency), all of ours for a batch."""
-    faiss.omp_set_num_threads(1 if n_queries < 16 else Settings.from_environment().threads)
+    set_faiss_threads(faiss, n_queries, threads=Settings.from_environment().threads)
 
 
 def search_parameters(faiss: ModuleType, mask: Mask | None, nprobe: int | None = None) -> tuple[Any, Any]:

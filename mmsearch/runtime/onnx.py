@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions, their threads and their verified weights: the one home of onnxruntime."""
+"""ONNX Runtime sessions and their verified weights: the one home of onnxruntime."""
 
 from __future__ import annotations
 
