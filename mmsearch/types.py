@@ -55,6 +55,14 @@ class Encoder(Protocol):
     def spec(self) -> EncoderSpec:
         """The description that a collection is bound to."""
 
+    @property
+    def min_side(self) -> int | None:
+        """The short side in pixels down to which a JPEG may be decoded at a reduced scale; None: never."""
+
+    @property
+    def image_batch(self) -> int:
+        """How many pictures to hand to `encode_images` at a time to keep what it runs on busy; it may change."""
+
     def prepare_image(self, image: Image.Image) -> UInt8:
         """Return the pixels (3, S, S), uint8, that `encode_images` takes; S is `spec.image_size`. Thread-safe."""
 

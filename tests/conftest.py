@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.common import SHARDS
 from mmsearch.collection.collection import Collection
-from tests.support import ToyEncoder, make_folder
+from tests.support import HAS_OPEN_CLIP, ToyEncoder, make_folder
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     """Return the home folder of this test."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("MMSEARCH_HOME", str(folder))
-    for name in ("MMSEARCH_COLLECTION", "MMSEARCH_THREADS", "MMSEARCH_DEBUG"):
+    for name in ("MMSEARCH_COLLECTION", "MMSEARCH_DEVICE", "MMSEARCH_THREADS", "MMSEARCH_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     return folder
 
@@ -37,7 +37,9 @@ def collection(tmp_path: Path, toy: ToyEncoder) -> Iterator[Collection]:
 
 @pytest.fixture(autouse=True)
 def _shared(request: pytest.FixtureRequest) -> None:
-    """Skip a test that is marked needs_shared where a clone does not have the shards."""
+    """Skip a test that needs what this clone or environment does not have, as its marks say."""
+    if request.node.get_closest_marker("needs_clip") and not HAS_OPEN_CLIP:
+        pytest.skip("needs the extra [clip]")
     if request.node.get_closest_marker("needs_shared") and not SHARDS.is_dir():
         pytest.skip("needs the shards of ../shared, which a clone does not have")
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from indexer import IndexReport, index
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.maintenance import verify
 from mmsearch.types import EncoderSpec, Float32, Modality, UInt8
+
+HAS_OPEN_CLIP = find_spec("open_clip") is not None and find_spec("transformers") is not None
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT / "data" / "photos"
@@ -40,6 +43,14 @@ class ToyEncoder:
     @property
     def spec(self) -> EncoderSpec:
         return self._spec
+
+    @property
+    def min_side(self) -> int:
+        return 8
+
+    @property
+    def image_batch(self) -> int:
+        return 32
 
     def prepare_image(self, image: Image.Image) -> UInt8:
         small = image.resize((8, 8), Image.Resampling.BOX)

@@ -1,8 +1,9 @@
 """Encoders by URI: `load_encoder("compact")`.
 
 A URI is `SCHEME` or `SCHEME:REST`. Packages outside mmsearch add a scheme with an entry point in the group
-"mmsearch.encoders": its name is the scheme, its object a function that takes REST (a str, perhaps empty) and returns
-an object that keeps the `Encoder` protocol of `mmsearch.types`.
+"mmsearch.encoders": its name is the scheme, its object a function that takes REST (a str, perhaps empty) and a device
+(as `find_devices` takes it: "auto", "cpu", "cuda:0", …) and returns an object that keeps the `Encoder` protocol of
+`mmsearch.types`.
 """
 
 from __future__ import annotations
@@ -12,28 +13,41 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
-from mmsearch.errors import EncoderError, MmsearchError, UnknownEncoder
+from mmsearch.config import Settings
+from mmsearch.errors import DeviceError, EncoderError, MmsearchError, UnknownEncoder
+from mmsearch.runtime.devices import AUTO, check_device
 from mmsearch.types import Encoder
 
 DEFAULT_ENCODER = "compact:v1"
 ENTRY_POINT_GROUP = "mmsearch.encoders"
-_BUILT_IN = {"compact": "mmsearch.encoders.compact:load"}
+_BUILT_IN = {"compact": "mmsearch.encoders.compact", "open_clip": "mmsearch.encoders.open_clip"}
+_CPU_ONLY = ("compact",)
 
-Loader = Callable[[str], Encoder]
+Loader = Callable[[str, str], Encoder]
 
 
-def load_encoder(uri: str = DEFAULT_ENCODER) -> Encoder:
-    """Return the encoder that `uri` names; raise UnknownEncoder, WeightsUnavailable or MissingExtra."""
+def load_encoder(uri: str = DEFAULT_ENCODER, *, device: str | None = None) -> Encoder:
+    """Return the encoder that `uri` names, on a device: None is that of the settings, "auto" the first GPU or the CPU.
+
+    Raise UnknownEncoder, WeightsUnavailable, DeviceError or MissingExtra. An encoder that runs on the CPU alone passes
+    over the settings, and refuses another device that is asked for here.
+    """
     scheme, _, rest = uri.partition(":")
+    chosen = check_device(device or Settings.from_environment().device)
+    if scheme in _CPU_ONLY:
+        if device is not None and device not in (AUTO, "cpu"):
+            raise DeviceError(
+                f"{uri} runs on the CPU only: leave --device {device} out, or choose an OpenCLIP encoder."
+            )
+        chosen = "cpu"
     if scheme in _BUILT_IN:
-        module, _, name = _BUILT_IN[scheme].partition(":")
-        loader: Loader = getattr(import_module(module), name)
-        return loader(rest)
+        loader: Loader = import_module(_BUILT_IN[scheme]).load
+        return loader(rest, chosen)
     outside = _outside()
     if scheme not in outside:
         raise UnknownEncoder(_unknown(uri, scheme))
     try:
-        encoder = outside[scheme].load()(rest)
+        encoder = outside[scheme].load()(rest, chosen)
     except MmsearchError:
         raise
     except Exception as error:  # somebody else's code: whatever it raises is named after its package
@@ -60,4 +74,4 @@ def _unknown(uri: str, scheme: str) -> str:
     known = list_encoders()
     near = difflib.get_close_matches(scheme, known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"There is no encoder {uri!r}{hint}: installed are {', '.join(known)}."
+    return f"There is no encoder {uri!r}{hint}: known are {', '.join(known)}."

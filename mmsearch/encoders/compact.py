@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import threading
-import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmsearch.config import Settings
+from mmsearch.encoders.languages import MULTILINGUAL_ADVICE, is_foreign
 from mmsearch.errors import UnknownEncoder, WeightsUnavailable
-from mmsearch.runtime import OnnxSession, read_verified
+from mmsearch.runtime.onnx import OnnxSession, read_verified
 from mmsearch.types import EncoderSpec, Float32, Int64, Mask, UInt8
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _UNKNOWN = "[UNK]"
 _log = logging.getLogger(__name__)
 
 
-def load(version: str = "") -> CompactEncoder:
+def load(version: str = "", _device: str = "cpu") -> CompactEncoder:
     """Return the compact encoder of a version ("" is the latest); raise UnknownEncoder for one that does not ship."""
     folder = WEIGHTS / f"compact-{version or LATEST}"
     if not (folder / "manifest.json").is_file():
@@ -81,6 +81,16 @@ class CompactEncoder:
     def spec(self) -> EncoderSpec:
         """The description that a collection is bound to."""
         return self._spec
+
+    @property
+    def min_side(self) -> int:
+        """The side of the input."""
+        return self._spec.image_size
+
+    @property
+    def image_batch(self) -> int:
+        """Four runs for each thread."""
+        return 4 * _IMAGE_BATCH * self._threads
 
     def prepare_image(self, image: Image.Image) -> UInt8:
         """Return the picture (RGB) resized with Pillow's bicubic filter, (3, S, S) uint8. Thread-safe."""
@@ -128,13 +138,12 @@ class CompactEncoder:
     def text_notes(self, text: str) -> tuple[str, ...]:
         """Return a sentence when half or more of the text's tokens are unknown to this English encoder."""
         pieces = [piece for piece in self._tokenizer.encode(text, add_special_tokens=False).tokens if piece.strip()]
-        foreign = sum(piece == _UNKNOWN or _is_foreign(piece) for piece in pieces)
+        foreign = sum(piece == _UNKNOWN or is_foreign(piece) for piece in pieces)
         if not pieces or 2 * foreign < len(pieces):
             return ()
         return (
             f"{self._spec.uri} reads English and knows {len(pieces) - foreign} of the {len(pieces)} tokens here:"
-            " other languages need a multilingual OpenCLIP model such as xlm-roberta-base-ViT-B-32"
-            " (laion5b_s13b_b90k).",
+            f" {MULTILINGUAL_ADVICE}",
         )
 
     # --- inside -----------------------------------------------------------------------------------------------------
@@ -190,9 +199,3 @@ class CompactEncoder:
 
     def _read(self, name: str) -> bytes:
         return read_verified(self._folder / name, self._sha256[name])
-
-
-def _is_foreign(piece: str) -> bool:
-    """Return True when the letters of a word piece are of another script than the Latin one."""
-    letters = [char for char in piece if char.isalpha()]
-    return bool(letters) and not any(unicodedata.name(char, "").startswith("LATIN") for char in letters)

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmsearch.encoders import load_encoder
 from mmsearch.types import Encoder, TokenEncoder
-from tests.support import ToyEncoder, picture
+from tests.support import HAS_OPEN_CLIP, ToyEncoder, picture
+from tests.tiny_models import FAMILIES, make_model
 
-ENCODERS: dict[str, Callable[[], Encoder]] = {
-    "toy": ToyEncoder,
-    "compact:v1": lambda: load_encoder("compact:v1"),
+
+def open_clip(family: str) -> Callable[[Path], Encoder]:
+    return lambda folder: load_encoder(f"open_clip:local-dir:{make_model(family, folder / family)}", device="cpu")
+
+
+ENCODERS: dict[str, Callable[[Path], Encoder]] = {
+    "toy": lambda _: ToyEncoder(),
+    "compact:v1": lambda _: load_encoder("compact:v1"),
+    **{f"open_clip {family}": open_clip(family) for family in FAMILIES},
 }
 SIZES = [(1, 1), (7, 900), (320, 240), (260, 260), (2000, 3)]
 TEXTS = ["a dog", "", "a small red car on a street in the evening", "日本", "word " * 600]
 
 
 @pytest.fixture(scope="module", params=ENCODERS)
-def encoder(request: pytest.FixtureRequest) -> Encoder:
-    return ENCODERS[request.param]()
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    if request.param.startswith("open_clip") and not HAS_OPEN_CLIP:
+        pytest.skip("needs the extra [clip]")
+    return ENCODERS[request.param](tmp_path_factory.mktemp("models"))
 
 
 def test_it_is_an_encoder_with_a_description(encoder: Encoder) -> None:
@@ -32,6 +42,8 @@ def test_it_is_an_encoder_with_a_description(encoder: Encoder) -> None:
     assert spec.image_size > 0
     assert len(spec.fingerprint) == 64
     assert ":" in spec.uri
+    assert encoder.image_batch > 0
+    assert encoder.min_side is None or encoder.min_side >= spec.image_size
 
 
 def test_prepared_pictures_have_one_shape(encoder: Encoder) -> None:
@@ -62,8 +74,9 @@ def test_a_row_does_not_depend_on_its_batch(encoder: Encoder) -> None:
     together = encoder.encode_images(pixels)
     texts = [f"{word} thing number {seed}" for seed, word in enumerate(["red", "small"] * 40)]
     all_texts = encoder.encode_texts(texts)
+    atol = 1e-4 if getattr(encoder, "dtype", "float32") == "float32" else 1e-2  # bfloat16 has eight bits
     for row in (0, 7, 19):
-        np.testing.assert_allclose(encoder.encode_images(pixels[row : row + 1])[0], together[row], atol=1e-4)
+        np.testing.assert_allclose(encoder.encode_images(pixels[row : row + 1])[0], together[row], atol=atol)
         np.testing.assert_allclose(encoder.encode_texts([texts[row]])[0], all_texts[row], atol=1e-4)
 
 
@@ -76,7 +89,7 @@ def test_threads_may_share_it(encoder: Encoder) -> None:
 
 
 def test_fingerprint_is_stable(encoder: Encoder) -> None:
-    again = load_encoder(encoder.spec.uri) if encoder.spec.uri.startswith("compact") else ToyEncoder()
+    again = ToyEncoder() if encoder.spec.uri.startswith("toy") else load_encoder(encoder.spec.uri)
     assert again.spec == encoder.spec
 
 
@@ -94,3 +107,5 @@ def test_tokens_fit_the_rows(encoder: Encoder) -> None:
     assert mask.dtype == np.bool_
     assert mask.any(axis=1).all()
     assert (tokens[~mask] == 0).all()
+    assert mask.sum(axis=1)[4] > mask.sum(axis=1)[0], "a longer text has more tokens"
+    assert encoder.image_tokens(pixels[:0]).shape[0] == 0
