@@ -9,17 +9,15 @@ from typing import TypeVar
 
 import numpy as np
 
+from indexer.stages import Stage, StageTimes
 from mmsearch.catalog.rows import NewItem
 from mmsearch.collection.writer import UNIT_TOLERANCE
 from mmsearch.types import Encoder, Float32, UInt8
 
-IMAGE_BATCH = 16
-"""Pictures in a batch, for each thread."""
-
 TEXT_BATCH = 256
 
 Embedded = tuple[NewItem, Float32 | None]
-_T = TypeVar("_T")
+_T = TypeVar("_T", Sequence[str], UInt8)
 
 
 class Embedder:
@@ -29,10 +27,9 @@ class Embedder:
     that is not finite or not of unit length comes out as None.
     """
 
-    def __init__(self, encoder: Encoder, *, threads: int = 1) -> None:
-        """`threads` is how many the encoder uses: its batches are as many times larger."""
+    def __init__(self, encoder: Encoder, times: StageTimes) -> None:
         self._encoder = encoder
-        self._image_batch = IMAGE_BATCH * threads
+        self._times = times
         self._images: list[tuple[NewItem, UInt8]] = []
         self._texts: list[NewItem] = []
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mmsearch-embed")
@@ -47,7 +44,7 @@ class Embedder:
     def add_image(self, item: NewItem, pixels: UInt8) -> Iterator[Embedded]:
         """Take a prepared picture (3, S, S)."""
         self._images.append((item, pixels))
-        if len(self._images) >= self._image_batch:
+        if len(self._images) >= self._encoder.image_batch:
             self._encode_images()
             yield from self._finished(leave=1)
 
@@ -67,15 +64,23 @@ class Embedder:
     def _encode_images(self) -> None:
         batch, self._images = self._images, []
         if batch:
-            pixels = [pixels for _, pixels in batch]
-            future = self._worker.submit(_halving, pixels, lambda part: self._encoder.encode_images(np.stack(part)))
+            pixels = np.stack([pixels for _, pixels in batch])  # here, so that the encoder need not wait for it
+            future = self._worker.submit(_halving, pixels, self._encode_pixels)
             self._encoding.append(([item for item, _ in batch], future))
+
+    def _encode_pixels(self, pixels: UInt8) -> Float32:
+        with self._times.timed(Stage.ENCODE, len(pixels)):
+            return self._encoder.encode_images(pixels)
+
+    def _encode_captions(self, texts: Sequence[str]) -> Float32:
+        with self._times.timed(Stage.CAPTIONS, len(texts)):
+            return self._encoder.encode_texts(texts)
 
     def _encode_texts(self) -> None:
         batch, self._texts = self._texts, []
         if batch:
             texts = [item.text or "" for item in batch]
-            self._encoding.append((batch, self._worker.submit(_halving, texts, self._encoder.encode_texts)))
+            self._encoding.append((batch, self._worker.submit(_halving, texts, self._encode_captions)))
 
     def _finished(self, *, leave: int) -> Iterator[Embedded]:
         while len(self._encoding) > leave:
@@ -89,7 +94,7 @@ def _paired(items: Sequence[NewItem], vectors: Float32) -> Iterator[Embedded]:
         yield item, vector if is_unit else None
 
 
-def _halving(batch: Sequence[_T], encode: Callable[[Sequence[_T]], Float32]) -> Float32:
+def _halving(batch: _T, encode: Callable[[_T], Float32]) -> Float32:
     """Return encode(batch), in halves of halves where memory does not suffice; raise MemoryError for a single one."""
     try:
         return encode(batch)

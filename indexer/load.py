@@ -11,12 +11,14 @@ from pathlib import Path
 
 from indexer.plan import RACY_NS
 from indexer.report import Failed
+from indexer.stages import Stage, StageTimes
 from mmsearch.catalog.rows import NewItem
 from mmsearch.errors import ImageError, ImageTooLarge
 from mmsearch.images import MAX_PIXELS, content_hash, decode, probe
 from mmsearch.types import Encoder, Modality, SourceEntry, UInt8
 
 LOOK_AHEAD = 64
+"""Pictures read ahead at least; twice what the encoder takes at a time where that is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,18 @@ class Loader:
         has_content: Callable[[bytes], bool],
         *,
         threads: int,
+        times: StageTimes,
         max_pixels: int = MAX_PIXELS,
+        fast_decode: bool = False,
     ) -> None:
-        """`has_content` tells, from any thread, whether a picture with that SHA-256 has a vector already."""
+        """`has_content` tells, from any thread, whether a picture with that SHA-256 has a vector already.
+
+        `fast_decode` decodes large JPEGs at a reduced scale, down to twice the input, where the encoder would not.
+        """
+        self._min_side = encoder.min_side
+        if self._min_side is None and fast_decode:
+            self._min_side = 2 * encoder.spec.image_size
+        self._times = times
         self._encoder = encoder
         self._has_content = has_content
         self._max_pixels = max_pixels
@@ -58,7 +69,8 @@ class Loader:
 
     def ready(self) -> Iterator[Loaded | Failed]:
         """Yield, in the order of submission, what must be taken before more may be submitted or is done anyway."""
-        while self._window and (len(self._window) >= LOOK_AHEAD or self._window[0].done()):
+        ahead = max(LOOK_AHEAD, 2 * self._encoder.image_batch)
+        while self._window and (len(self._window) >= ahead or self._window[0].done()):
             yield self._window.popleft().result()
 
     def rest(self) -> Iterator[Loaded | Failed]:
@@ -70,13 +82,15 @@ class Loader:
         scanned_ns = time.time_ns()
         try:
             with Path(entry.uri).open("rb") as file:
-                digest = content_hash(file)
+                with self._times.timed(Stage.READ):
+                    digest = content_hash(file)
                 if not decode_always and self._has_content(digest):
                     pixels, info = None, probe(file, entry.uri)
                 else:
-                    size = self._encoder.spec.image_size
-                    image, info = decode(file, entry.uri, max_pixels=self._max_pixels, min_side=size)
-                    pixels = self._encoder.prepare_image(image)
+                    with self._times.timed(Stage.DECODE):
+                        image, info = decode(file, entry.uri, max_pixels=self._max_pixels, min_side=self._min_side)
+                    with self._times.timed(Stage.PREPARE):
+                        pixels = self._encoder.prepare_image(image)
         except ImageTooLarge as error:  # cheap to tell, and another run may have another limit
             return Failed(entry.key, str(error), keep_item=False)
         except ImageError as error:

@@ -14,6 +14,7 @@ from indexer.paths import is_scanned_below
 from indexer.plan import Action, Planner, covering_root, text_hash
 from indexer.report import Failed, IndexReport, Progress
 from indexer.scan import ScanAhead
+from indexer.stages import Stage, StageTimes
 from mmsearch.catalog.rows import KnownItem, NewItem, Root
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.writer import Writer
@@ -36,6 +37,7 @@ class Pipeline:
         writer: Writer,
         embedder: Embedder,
         report: IndexReport,
+        times: StageTimes,
         *,
         progress: Progress,
         stop: threading.Event,
@@ -47,6 +49,7 @@ class Pipeline:
         self._writer = writer
         self._embedder = embedder
         self._report = report
+        self._times = times
         self._progress = progress
         self._stop = stop
         self._rehash = rehash
@@ -204,7 +207,8 @@ class Pipeline:
                     self._progress.done(1)
                 continue
             keys[item.modality].append(item.key)
-            self._put(item, vector)
+            with self._times.timed(Stage.WRITE, int(item.modality is Modality.IMAGE)):
+                self._put(item, vector)
             for copy in copies:
                 self._put(copy)
         for modality, some in keys.items():
@@ -255,7 +259,8 @@ class Pipeline:
             self._commit()
 
     def _commit(self) -> None:
-        self._writer.commit()
+        with self._times.timed(Stage.WRITE, 0):
+            self._writer.commit()
         self._progress.committed(self._rows)
         self._rows = 0
         self._committed_at = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from indexer.stages import StageReport
 from mmsearch.types import Modality
 
 
@@ -30,7 +31,7 @@ class IndexReport:
     `kept` were there and unchanged, `skipped` could not be read before and have not changed, `failed` could not be read
     now, `held_back` would have been deleted but were too many to do so unasked; `embedded` counts vectors computed.
     `missing_sources` were indexed before and are not there now; nothing of them was deleted. `indexed` are the
-    modalities whose search index was built.
+    modalities whose search index was built. `stages` tells which part of the work took the time.
     """
 
     collection: str
@@ -45,6 +46,7 @@ class IndexReport:
     embedded: dict[Modality, int] = field(default_factory=lambda: dict.fromkeys(Modality, 0))
     failed: list[Failed] = field(default_factory=list)
     indexed: list[Modality] = field(default_factory=list)
+    stages: tuple[StageReport, ...] = ()
     interrupted: bool = False
     dry_run: bool = False
     seconds: float = 0.0

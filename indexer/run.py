@@ -7,7 +7,7 @@ import os
 import shlex
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from indexer.embed import Embedder
@@ -16,6 +16,7 @@ from indexer.pipeline import Pipeline
 from indexer.plan import Action, Planner, covering_root
 from indexer.report import Failed, IndexReport, Progress
 from indexer.sources import known_source, make_source
+from indexer.stages import StageTimes
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.maintenance import maintain
 from mmsearch.config import Settings
@@ -33,8 +34,10 @@ def index(
     *,
     collection: PathLike | None = None,
     encoder: Encoder | str | None = None,
+    device: str | None = None,
     index_kind: IndexKind | None = None,
     max_pixels: int = MAX_PIXELS,
+    fast_decode: bool = False,
     rehash: bool = False,
     allow_mass_delete: bool = False,
     dry_run: bool = False,
@@ -44,7 +47,9 @@ def index(
     """Bring a collection up to date with folders, `.jsonl` corpora and pictures, making it if need be.
 
     Without sources, all those indexed before are looked at again. `collection` is a name or a path (None: the
-    default one), `encoder` a URI or an Encoder and must be the collection's own. `rehash` compares every file by its
+    default one), `encoder` a URI or an Encoder and must be the collection's own; `device` is
+    where a URI's encoder runs. `fast_decode` decodes large JPEGs at a reduced scale
+    for an OpenCLIP encoder too (see docs/encoders.md); `rehash` compares every file by its
     content; `allow_mass_delete` confirms the deletion of more than half of a source; `dry_run` only counts. `stop`
     ends the run at the next batch. Everything up to the last commit survives whatever happens. Raise SourceError,
     EncoderMismatch, CollectionLocked and the other errors of `mmsearch.errors`.
@@ -57,7 +62,7 @@ def index(
     given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     made: list[Source] = [make_source(s) if isinstance(s, str | os.PathLike) else s for s in given]
     report = IndexReport(collection=str(path), dry_run=dry_run)
-    with _opened(path, encoder, made, dry_run=dry_run) as (opened, engine):
+    with _opened(path, encoder, made, device=device, dry_run=dry_run) as (opened, engine):
         if not made:
             made = list(_known_sources(opened, report))
         if opened is None or dry_run:
@@ -65,16 +70,26 @@ def index(
             report.commit = opened.snapshot().commit if opened else 0
             report.seconds = time.monotonic() - started
             return report
+        times = StageTimes(loaders=settings.threads)
+        working = time.monotonic()
         with (
             opened.writer() as writer,
-            _loader(opened, engine, settings.threads, max_pixels) as loader,
-            Embedder(engine, threads=settings.threads) as embedder,
+            Loader(
+                engine,
+                _has_content(opened),
+                threads=settings.threads,
+                times=times,
+                max_pixels=max_pixels,
+                fast_decode=fast_decode,
+            ) as loader,
+            Embedder(engine, times) as embedder,
         ):
             pipeline = Pipeline(
                 opened,
                 writer,
                 embedder,
                 report,
+                times,
                 progress=progress,
                 stop=stop,
                 rehash=rehash,
@@ -83,6 +98,7 @@ def index(
             for source in made:
                 if not stop.is_set():
                     pipeline.run(source, loader)
+            report.stages = times.report(time.monotonic() - working)
             report.interrupted = stop.is_set()
             if not report.interrupted:
                 progress.building()
@@ -94,7 +110,7 @@ def index(
 
 @contextlib.contextmanager
 def _opened(
-    path: Path, encoder: Encoder | str | None, sources: Sequence[Source], *, dry_run: bool
+    path: Path, encoder: Encoder | str | None, sources: Sequence[Source], *, device: str | None, dry_run: bool
 ) -> Iterator[tuple[Collection | None, Encoder]]:
     """Yield the collection, made if need be, and its encoder; no collection when a dry run would have to make it."""
     collection: Collection | None
@@ -106,7 +122,7 @@ def _opened(
         collection = None
     wanted = encoder or (collection.spec.uri if collection else DEFAULT_ENCODER)
     try:
-        engine = load_encoder(wanted) if isinstance(wanted, str) else wanted
+        engine = load_encoder(wanted, device=device) if isinstance(wanted, str) else wanted
         if collection is None and not dry_run:
             collection = Collection.create(path, engine.spec)
         if collection is not None and collection.spec.fingerprint != engine.spec.fingerprint:
@@ -131,13 +147,13 @@ def _mismatch(collection: Collection, encoder: Encoder, sources: Sequence[Source
     )
 
 
-def _loader(collection: Collection, encoder: Encoder, threads: int, max_pixels: int) -> Loader:
+def _has_content(collection: Collection) -> Callable[[bytes], bool]:
     empty = collection.catalog.counts().items[Modality.IMAGE] == 0
 
     def has_content(digest: bytes) -> bool:
         return not empty and collection.catalog.has_content(Modality.IMAGE, digest)
 
-    return Loader(encoder, has_content, threads=threads, max_pixels=max_pixels)
+    return has_content
 
 
 def _known_sources(collection: Collection | None, report: IndexReport) -> Iterator[Source]:
