@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmsearch import errors
     from mmsearch.collection.collection import Collection
     from mmsearch.encoders import list_encoders, load_encoder
+    from mmsearch.encoders.models import ModelInfo, list_models
     from mmsearch.engine.engine import SearchEngine
     from mmsearch.engine.engine import open_collection as open
     from mmsearch.types import Hit, Item, Modality, SearchParams, SearchResult
@@ -32,6 +33,7 @@ _HOMES = {
     "IndexReport": "indexer:IndexReport",
     "Item": "mmsearch.types:Item",
     "Modality": "mmsearch.types:Modality",
+    "ModelInfo": "mmsearch.encoders.models:ModelInfo",
     "Progress": "indexer:Progress",
     "SearchEngine": "mmsearch.engine.engine:SearchEngine",
     "SearchParams": "mmsearch.types:SearchParams",
@@ -39,6 +41,7 @@ _HOMES = {
     "errors": "mmsearch.errors:",
     "index": "indexer:index",
     "list_encoders": "mmsearch.encoders:list_encoders",
+    "list_models": "mmsearch.encoders.models:list_models",
     "load_encoder": "mmsearch.encoders:load_encoder",
     "open": "mmsearch.engine.engine:open_collection",
 }
@@ -49,6 +52,7 @@ __all__ = [
     "IndexReport",
     "Item",
     "Modality",
+    "ModelInfo",
     "Progress",
     "SearchEngine",
     "SearchParams",
@@ -57,6 +61,7 @@ __all__ = [
     "errors",
     "index",
     "list_encoders",
+    "list_models",
     "load_encoder",
     "open",
 ]

@@ -21,10 +21,10 @@ def doctor(collection: CollectionOption = None, as_json: JsonOption = False) -> 
     import platform
     import sqlite3
 
-    from mmsearch import runtime
     from mmsearch.collection.layout import Layout
     from mmsearch.config import Settings
     from mmsearch.encoders import list_encoders
+    from mmsearch.runtime import devices, onnx
     from mmsearch.vectors import backend
 
     settings = Settings.from_environment()
@@ -36,7 +36,8 @@ def doctor(collection: CollectionOption = None, as_json: JsonOption = False) -> 
         "platform": platform.platform(),
         "sqlite": sqlite3.sqlite_version,
         **{name: found for name in _PACKAGES if (found := _installed(name))},
-        **runtime.versions(),
+        **onnx.versions(),
+        **devices.versions(),
         **backend.versions(),
         "encoders": ", ".join(list_encoders()),
         "extras": ", ".join(_extras()) or "none",

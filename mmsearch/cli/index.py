@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmsearch.cli import exits
-from mmsearch.cli.options import CollectionOption, JsonOption, MaxPixelsOption
+from mmsearch.cli.options import CollectionOption, DeviceOption, JsonOption, MaxPixelsOption
 from mmsearch.cli.output import note, short_path, to_json, write
 
 if TYPE_CHECKING:
     from indexer import IndexReport, Progress
+    from indexer.stages import StageReport
 
 _SHOWN_FAILURES = 10
 
@@ -39,11 +40,19 @@ def index(
             "--encoder", metavar="URI", help="The encoder of a new collection. [default: compact]", show_default=False
         ),
     ] = None,
+    device: DeviceOption = None,
     kind: Annotated[
         str | None,
         typer.Option("--index", metavar="auto|flat|ivfpq", help="The search index to have.", show_default=False),
     ] = None,
     max_pixels: MaxPixelsOption = None,
+    fast_decode: Annotated[
+        bool,
+        typer.Option(
+            "--fast-decode",
+            help="OpenCLIP: decode large JPEGs at a reduced scale, over twice as fast at 12 megapixels (cosine 0.997).",
+        ),
+    ] = False,
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Compare files by their content, not by size and time.")
     ] = False,
@@ -76,8 +85,10 @@ def index(
             paths or [],
             collection=collection,
             encoder=encoder,
+            device=device,
             index_kind=None if kind is None else parse_kind(kind),
             max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+            fast_decode=fast_decode,
             rehash=rehash,
             allow_mass_delete=yes,
             dry_run=dry_run,
@@ -117,6 +128,8 @@ def _summary(report: IndexReport) -> None:
     ]
     parts = [f"{count:,} {word}" for count, word in counts if count] or ["nothing to do"]
     write(f"{', '.join(parts)} in {report.seconds:.1f} s{rate}")
+    if len(report.stages) > 1:
+        note(_stages(report.stages))
     for modality in report.indexed:
         write(f"built the search index of the {modality} vectors")
     if find_faiss() is None:
@@ -132,6 +145,13 @@ def _summary(report: IndexReport) -> None:
         )
     if report.interrupted:
         note("mmsearch: interrupted; everything so far is kept, run the same command again to go on.")
+
+
+def _stages(stages: tuple[StageReport, ...]) -> str:
+    """Return how fast each stage was and how much of the time it was at work; the busiest holds up the others."""
+    parts = [f"{one.stage} {one.per_second:,.0f}/s ({one.busy:.0%} busy)" for one in stages]
+    busiest = max(stages, key=lambda one: one.busy)
+    return f"mmsearch: {', '.join(parts)}; the slowest is {busiest.stage}"
 
 
 @contextmanager

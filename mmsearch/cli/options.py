@@ -16,6 +16,16 @@ CollectionOption = Annotated[
         show_default=False,
     ),
 ]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="Where an OpenCLIP encoder runs: auto, cpu, cuda, cuda:0,cuda:1 or mps. [default: $MMSEARCH_DEVICE, else"
+        " 'auto': the first GPU, else the CPU]",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 MaxPixelsOption = Annotated[
     int | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmsearch.cli import exits
-from mmsearch.cli.options import CollectionOption, JsonOption, MaxPixelsOption
+from mmsearch.cli.options import CollectionOption, DeviceOption, JsonOption, MaxPixelsOption
 from mmsearch.cli.output import hit_as_dict, hit_table, note, result_as_dict, to_json, write, write_paths
 
 if TYPE_CHECKING:
@@ -40,6 +40,16 @@ def query(
         ),
     ] = None,
     collection: CollectionOption = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            metavar="URI",
+            help="Where the collection's encoder is now, when its weights have moved.",
+            show_default=False,
+        ),
+    ] = None,
+    device: DeviceOption = None,
     max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a hit, one a line.")] = False,
@@ -66,7 +76,7 @@ def query(
     )
     if isinstance(chosen, ImageQuery) and max_pixels is not None:
         chosen = replace(chosen, max_pixels=max_pixels)
-    with _open(collection, chosen) as engine:
+    with _open(collection, chosen, encoder, device) as engine:
         result = engine.run(chosen, target=target, k=k, min_similarity=min_similarity)
         if not result.hits and not engine.holds(target):
             note(f"mmsearch: the collection holds no {'items' if target == 'any' else target + 's'} at all.")
@@ -91,7 +101,9 @@ def query(
         raise typer.Exit(exits.NOTHING_FOUND)
 
 
-def _open(collection: str | None, query: ImageQuery | TextQuery) -> SearchEngine:
+def _open(
+    collection: str | None, query: ImageQuery | TextQuery, encoder: str | None, device: str | None
+) -> SearchEngine:
     """Return the engine, its encoder loaded in a thread while the database library is imported."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -102,7 +114,7 @@ def _open(collection: str | None, query: ImageQuery | TextQuery) -> SearchEngine
     layout = Layout(Settings.from_environment().collection_path(collection))
     _, spec = read_manifest(layout)
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(_loaded_encoder, spec.uri, query)
+        loading = pool.submit(_loaded_encoder, encoder or spec.uri, device, query)
         from mmsearch.collection.collection import Collection
         from mmsearch.engine.engine import SearchEngine
 
@@ -110,12 +122,12 @@ def _open(collection: str | None, query: ImageQuery | TextQuery) -> SearchEngine
         return SearchEngine(opened, loading.result())
 
 
-def _loaded_encoder(uri: str, query: ImageQuery | TextQuery) -> Encoder:
+def _loaded_encoder(uri: str, device: str | None, query: ImageQuery | TextQuery) -> Encoder:
     """Return an encoder whose tower for such a query is in memory."""
     from mmsearch.encoders import load_encoder
     from mmsearch.engine.query import TextQuery
 
-    encoder = load_encoder(uri)
+    encoder = load_encoder(uri, device=device)
     if isinstance(query, TextQuery):
         encoder.encode_texts([query.text])
     else:

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 class SearchEngine:
     """Searches one collection. The encoder is loaded once, when first needed. Safe to use from several threads."""
 
-    def __init__(self, collection: Collection, encoder: Encoder | None = None) -> None:
-        """Search `collection` with its own encoder, or with one that has the same fingerprint."""
+    def __init__(self, collection: Collection, encoder: Encoder | None = None, *, device: str | None = None) -> None:
+        """Search `collection` with its own encoder on `device`, or with one that has the same fingerprint."""
         self.collection = collection
+        self._device = device
         self._lock = threading.Lock()
         self._encoder = None if encoder is None else self._checked(encoder)
 
@@ -38,7 +39,7 @@ class SearchEngine:
         """The collection's encoder; raise EncoderMismatch when the one installed has other weights."""
         with self._lock:
             if self._encoder is None:
-                self._encoder = self._checked(load_encoder(self.collection.spec.uri))
+                self._encoder = self._checked(load_encoder(self.collection.spec.uri, device=self._device))
             return self._encoder
 
     def search(
@@ -103,8 +104,8 @@ class SearchEngine:
             return self.encoder.encode_texts([query.text])[0], self.encoder.text_notes(query.text)
         if isinstance(query, ImageQuery):
             image = query.image
-            size = self.collection.spec.image_size
-            picture = _open_query(image, size, query.max_pixels) if isinstance(image, Path) else to_rgb(image)
+            min_side = self.encoder.min_side
+            picture = _open_query(image, min_side, query.max_pixels) if isinstance(image, Path) else to_rgb(image)
             return self.encoder.encode_images(self.encoder.prepare_image(picture)[np.newaxis])[0], ()
         vector = query.vector
         length = float(np.linalg.norm(vector))
@@ -166,16 +167,17 @@ class SearchEngine:
         return encoder
 
 
-def open_collection(collection: str | os.PathLike[str] | None = None) -> SearchEngine:
+def open_collection(collection: str | os.PathLike[str] | None = None, *, device: str | None = None) -> SearchEngine:
     """Return a search engine over a collection: a name, a path (with a separator in it), or None for the default.
 
+    `device` is where its encoder runs, as `load_encoder` takes it; it is loaded with the first query.
     Raise CollectionNotFound when there is none yet, CollectionCorrupt or UnsupportedFormat when it cannot be read.
     """
-    return SearchEngine(Collection.open(Settings.from_environment().collection_path(collection)))
+    return SearchEngine(Collection.open(Settings.from_environment().collection_path(collection)), device=device)
 
 
-def _open_query(path: Path, size: int, max_pixels: int) -> Image.Image:
+def _open_query(path: Path, min_side: int | None, max_pixels: int) -> Image.Image:
     try:
-        return open_image(path, min_side=size, max_pixels=max_pixels)
+        return open_image(path, min_side=min_side, max_pixels=max_pixels)
     except OSError as error:
         raise QueryError(f"The picture {path} cannot be read: {error.strerror}.") from error

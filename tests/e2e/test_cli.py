@@ -141,7 +141,7 @@ def test_queries_in_another_language_get_a_hint(indexed: Path) -> None:
         (["query"], 2, "Missing argument"),
         (["find", "x"], 2, "No such command"),
         (["index", "/nowhere"], 13, "/nowhere is not there"),
-        (["index", str(PHOTOS), "--encoder", "klip"], 8, "There is no encoder 'klip': installed are"),
+        (["index", str(PHOTOS), "--encoder", "klip"], 8, "There is no encoder 'klip': known are"),
         (["index", str(PHOTOS), "--encoder", "compactt"], 8, "did you mean 'compact'?"),
         (["index", str(PHOTOS), "--encoder", "compact:v9"], 8, "this mmsearch ships compact:v1"),
         (["index", str(PHOTOS), "--index", "hnsw"], 2, "There is no index kind 'hnsw'"),
@@ -187,7 +187,7 @@ def test_info_verify_doctor(indexed: Path) -> None:
     assert json.loads(call(indexed, "verify", "--json").stdout) == {"files": 0, "vectors": 261, "problems": []}
     assert call(indexed, "verify").stdout == "all well: 261 vectors, 0 files, the catalog\n"
     doctor = json.loads(call(indexed, "doctor", "--json").stdout)
-    assert doctor["facts"]["encoders"] == "compact"
+    assert doctor["facts"]["encoders"] == "compact, open_clip"
     assert "cpu" in doctor["facts"]["extras"].split(", ")
     assert {"sqlite", "onnxruntime", "threads", "file system", "cpu features"} <= doctor["facts"].keys()
     assert call(indexed, "doctor").returncode == 0

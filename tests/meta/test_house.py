@@ -52,6 +52,20 @@ def test_rooms_are_small_and_documented(path: Path) -> None:
         assert "os.environ" not in text, "config.py is the only reader of the environment"
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_torch_and_onnxruntime_are_reached_through_the_runtime(path: Path) -> None:
+    """But for types, which import-linter cannot tell apart."""
+    if path.parent.name == "runtime":
+        return
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    named += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not {name.partition(".")[0] for name in named} & {"torch", "onnxruntime"}
+
+
 def test_every_error_is_in_the_tree_and_has_a_status() -> None:
     classes = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, MmsearchError)]
     assert all(re.search(rf"\b{c.__name__}\b", errors.__doc__ or "") for c in classes)
@@ -123,11 +137,11 @@ def test_outside_packages_join_by_entry_point(tmp_path: Path, monkeypatch: pytes
     )
     (tmp_path / "outside_encoders.py").write_text(
         "from tests.support import ToyEncoder\n"
-        "def load(rest):\n    return ToyEncoder('toy:' + rest)\n"
-        "def broken(rest):\n    return object()\n"
+        "def load(rest, device):\n    return ToyEncoder('toy:' + rest)\n"
+        "def broken(rest, device):\n    return object()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert list_encoders() == ("broken", "compact", "toy")
+    assert list_encoders() == ("broken", "compact", "open_clip", "toy")
     encoder = load_encoder("toy:1")
     assert isinstance(encoder, ToyEncoder)
     assert encoder.spec == ToyEncoder("toy:1").spec
