@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEV := .venv
 DEMO := .venv-demo
 DEMO_HOME := .demo
-BENCHMARKS := retrieval cold_start indexing exact_scan install_size
+BENCHMARKS := retrieval cold_start indexing exact_scan install_size open_clip_speed threads
 
 .PHONY: help demo test test-quick check format bench clean
 
@@ -14,9 +14,9 @@ help:
 	@echo "make bench   every figure that the README quotes (needs ../shared)"
 
 $(DEV)/ready: pyproject.toml
-	@echo "Making $(DEV) and installing mmsearch with the extras [cpu,dev] into it (pytest, hypothesis, ruff, mypy, import-linter, build)"
+	@echo "Making $(DEV) and installing mmsearch with the extras [cpu,clip,dev] into it (torch, OpenCLIP, pytest, hypothesis, ruff, mypy, import-linter, build)"
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python -m pip install --quiet --editable '.[cpu,dev]'
+	$(DEV)/bin/python -m pip install --quiet --editable '.[cpu,clip,dev]'
 	@touch $@
 
 $(DEMO)/ready: pyproject.toml $(shell find mmsearch indexer -type f -not -name '*.pyc')
