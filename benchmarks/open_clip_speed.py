@@ -2,7 +2,8 @@
 
 The plain loop opens, transforms and encodes 32 pictures at a time in float32, as OpenCLIP's README has it; the other is
 built on clip-retrieval's method, a torch DataLoader with a worker for each core, in float32. All three run on the same
-files of 224 to 500 pixels, one process after another. Bar, on CPUs with AVX-512 BF16: 3 × the pictures/s of each. Bar
+files of 224 to 500 pixels, one process after another, three times over; the fastest run of each counts, for what
+others do on the machine only ever slows one down. Bar, on CPUs with AVX-512 BF16: 3 × the pictures/s of each. Bar
 everywhere: decoding and preparing alone keep up with 300 pictures/s.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from benchmarks.common import shard, verdict
 
 PICTURES, DECODED = 256, 1000
 BATCH = 32
+ROUNDS = 3
 
 
 def main() -> None:
@@ -39,7 +42,8 @@ def main() -> None:
         photographs(place / "more", DECODED)
         save_model(place / "model")
         print_decoding(place / "more")
-        found = {name: run(name, place) for name in ("plain", "loader", "ours")}
+        rounds = [{name: run(name, place) for name in ("plain", "loader", "ours")} for _ in range(ROUNDS)]
+        found = {name: min((one[name] for one in rounds), key=lambda done: done["seconds"]) for name in rounds[0]}
         rates = {name: PICTURES / result["seconds"] for name, result in found.items()}
         print(f"plain float32 loop     {rates['plain']:6.1f} pictures/s")
         print(f"DataLoader, float32    {rates['loader']:6.1f} pictures/s")
@@ -98,8 +102,6 @@ def plain(place: Path) -> None:
 
 def loader(place: Path) -> None:
     """Time a DataLoader whose workers decode while the model computes."""
-    import os
-
     import torch
     from torch.utils.data import DataLoader, Dataset
 
@@ -134,7 +136,7 @@ def ours(place: Path) -> None:
     assert isinstance(encoder, OpenClipEncoder)
     encoder.encode_images(np.zeros((BATCH, 3, 224, 224), np.uint8))
     started = time.perf_counter()
-    report = mmsearch.index([place / "photos"], collection=place / "collection", encoder=encoder)
+    report = mmsearch.index([place / "photos"], collection=place / f"collection-{os.getpid()}", encoder=encoder)
     seconds = time.perf_counter() - started
     assert report.added == PICTURES
     stages = [dataclasses.asdict(stage) for stage in report.stages]
