@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from indexer.plan import RACY_NS
 from indexer.report import Failed
 from indexer.stages import Stage, StageTimes
 from mmsearch.catalog.rows import NewItem
+from mmsearch.corpora.places import open_place
 from mmsearch.errors import ImageError, ImageTooLarge
 from mmsearch.images import MAX_PIXELS, content_hash, decode, probe
 from mmsearch.types import Encoder, Modality, SourceEntry, UInt8
@@ -81,7 +81,7 @@ class Loader:
     def _load(self, entry: SourceEntry, decode_always: bool) -> Loaded | Failed:
         scanned_ns = time.time_ns()
         try:
-            with Path(entry.uri).open("rb") as file:
+            with open_place(entry.uri) as file:
                 with self._times.timed(Stage.READ):
                     digest = content_hash(file)
                 if not decode_always and self._has_content(digest):

@@ -14,10 +14,12 @@ from indexer.paths import is_scanned_below
 from indexer.plan import Action, Planner, covering_root, text_hash
 from indexer.report import Failed, IndexReport, Progress
 from indexer.scan import ScanAhead
+from indexer.sources import FILES
 from indexer.stages import Stage, StageTimes
 from mmsearch.catalog.rows import KnownItem, NewItem, Root
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.writer import Writer
+from mmsearch.corpora.places import split_place
 from mmsearch.types import Float32, Modality, ScanFailure, Source, SourceEntry
 
 COMMIT_ROWS = 2000
@@ -101,10 +103,10 @@ class Pipeline:
         """Return the root that a source is or lies below, made if need be; roots below a new folder are absorbed."""
         known = self._collection.catalog.roots()
         root = covering_root(known, source)
-        if root is None:
-            root = self._writer.root(source.kind, source.root)
+        if root is None or (root.path == source.root and root.options != source.options):
+            root = self._writer.root(source.kind, source.root, source.options)
             for other in known:
-                if source.kind == "folder" and other.kind != "jsonl" and is_scanned_below(other.path, root.path):
+                if source.kind == "folder" and other.kind in FILES and is_scanned_below(other.path, root.path):
                     self._writer.absorb(other, root)
             self._writer.commit()
         return root
@@ -232,7 +234,7 @@ class Pipeline:
 
     def _delete_gone(self, source: Source) -> None:
         gone = self._planner.gone()
-        if source.kind == "jsonl":
+        if source.kind not in FILES:
             gone = self._keep_what_folders_hold(gone)
         if self._planner.is_mass_deletion(gone) and not self._allow_mass_delete:
             self._report.held_back += len(gone)
@@ -248,7 +250,8 @@ class Pipeline:
         left = []
         for item in gone:
             holder = next((root for root in folders if is_scanned_below(item.key, root.path)), None)
-            if item.modality is Modality.IMAGE and holder is not None and not _is_missing(item.key):
+            is_file = split_place(item.key)[1] is None
+            if item.modality is Modality.IMAGE and holder is not None and is_file and not _is_missing(item.key):
                 self._writer.adopt(item.id, holder)
             else:
                 left.append(item)
@@ -269,7 +272,7 @@ class Pipeline:
 def _is_missing(path: str) -> bool:
     """Return True when there is no such file; one that cannot be looked at may well be there."""
     try:
-        os.lstat(path)
+        os.lstat(split_place(path)[0])
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:

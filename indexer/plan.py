@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
 from indexer.paths import is_below, is_scanned_below
+from indexer.sources import FILES
 from mmsearch.catalog.catalog import Catalog
 from mmsearch.catalog.rows import KnownItem, Root
 from mmsearch.types import Modality, ScanFailure, Source, SourceEntry
@@ -39,7 +40,7 @@ def covering_root(roots: Sequence[Root], source: Source) -> Root | None:
         if root.path == source.root:
             return root
     for root in roots:
-        if root.kind == "folder" and source.kind != "jsonl" and is_scanned_below(source.root, root.path):
+        if root.kind == "folder" and source.kind in FILES and is_scanned_below(source.root, root.path):
             return root
     return None
 

@@ -20,6 +20,7 @@ from indexer.stages import StageTimes
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.maintenance import maintain
 from mmsearch.config import Settings
+from mmsearch.corpora.records import CorpusOptions
 from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
 from mmsearch.errors import CollectionNotFound, EncoderMismatch, SourceError
 from mmsearch.images import MAX_PIXELS
@@ -35,6 +36,7 @@ def index(
     collection: PathLike | None = None,
     encoder: Encoder | str | None = None,
     device: str | None = None,
+    corpus: CorpusOptions | None = None,
     index_kind: IndexKind | None = None,
     max_pixels: int = MAX_PIXELS,
     fast_decode: bool = False,
@@ -44,15 +46,15 @@ def index(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> IndexReport:
-    """Bring a collection up to date with folders, `.jsonl` corpora and pictures, making it if need be.
+    """Bring a collection up to date with folders, captioned corpora and pictures, making it if need be.
 
     Without sources, all those indexed before are looked at again. `collection` is a name or a path (None: the
-    default one), `encoder` a URI or an Encoder and must be the collection's own; `device` is
-    where a URI's encoder runs. `fast_decode` decodes large JPEGs at a reduced scale
-    for an OpenCLIP encoder too (see docs/encoders.md); `rehash` compares every file by its
-    content; `allow_mass_delete` confirms the deletion of more than half of a source; `dry_run` only counts. `stop`
-    ends the run at the next batch. Everything up to the last commit survives whatever happens. Raise SourceError,
-    EncoderMismatch, CollectionLocked and the other errors of `mmsearch.errors`.
+    default one); `corpus` tells how corpora are read (None: as they were before). `encoder` is a URI or an Encoder and
+    must be the collection's own; `device` is where a URI's encoder runs. `fast_decode` decodes large JPEGs at a reduced
+    scale for an OpenCLIP encoder too (see docs/encoders.md); `rehash` compares every file by its content;
+    `allow_mass_delete` confirms the deletion of more than half of a source; `dry_run` only counts. `stop` ends the run
+    at the next batch. Everything up to the last commit survives whatever happens. Raise SourceError, EncoderMismatch,
+    CollectionLocked and the other errors of `mmsearch.errors`.
     """
     started = time.monotonic()
     settings = Settings.from_environment()
@@ -60,11 +62,13 @@ def index(
     stop = stop or threading.Event()
     progress = progress or Progress()
     given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-    made: list[Source] = [make_source(s) if isinstance(s, str | os.PathLike) else s for s in given]
+    made: list[Source] = [make_source(s, corpus) if isinstance(s, str | os.PathLike) else s for s in given]
     report = IndexReport(collection=str(path), dry_run=dry_run)
     with _opened(path, encoder, made, device=device, dry_run=dry_run) as (opened, engine):
         if not made:
             made = list(_known_sources(opened, report))
+        elif corpus is None and opened is not None:
+            made = [_as_before(opened, source) for source in made]
         if opened is None or dry_run:
             _dry_run(opened, made, report, rehash=rehash, stop=stop)
             report.commit = opened.snapshot().commit if opened else 0
@@ -160,10 +164,18 @@ def _known_sources(collection: Collection | None, report: IndexReport) -> Iterat
     """Yield the sources indexed before; one that is not there now is a failure, and nothing of it is deleted."""
     for root in collection.catalog.roots() if collection else ():
         try:
-            yield known_source(root.kind, root.path)
+            yield known_source(root.kind, root.path, root.options)
         except SourceError as error:
             report.missing_sources.append(root.path)
             report.failed.append(Failed(root.path, str(error)))
+
+
+def _as_before(collection: Collection, source: Source) -> Source:
+    """Return a corpus that was indexed before with the options that it was read with then."""
+    for root in collection.catalog.roots():
+        if root.path == source.root and root.options and not source.options:
+            return known_source(root.kind, root.path, root.options)
+    return source
 
 
 def _dry_run(

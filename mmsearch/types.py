@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
+Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 Float16 = NDArray[np.float16]
 UInt8 = NDArray[np.uint8]
@@ -125,11 +126,15 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """The kind of the source: "folder", "file" or "jsonl"."""
+        """The kind of the source: "folder", "file", or the format of a corpus."""
 
     @property
     def root(self) -> str:
         """The absolute path that the source lists; every scan of it covers all that it holds."""
+
+    @property
+    def options(self) -> str:
+        """How it is read, as it is stored; empty when it needs no telling."""
 
     def scan(self) -> Iterator[SourceEntry | ScanFailure]:
         """Yield what there is, in a stable order, each key once; failures are values."""

@@ -5,20 +5,28 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from indexer.sources.corpus import CorpusSource
 from indexer.sources.folder import FileSource, FolderSource
-from indexer.sources.jsonl import JsonlSource
+from mmsearch.corpora.reader import corpus_kind
+from mmsearch.corpora.records import CorpusOptions
 from mmsearch.errors import SourceError
 from mmsearch.images import is_picture_name
 from mmsearch.types import Source
 
-__all__ = ["FileSource", "FolderSource", "JsonlSource", "known_source", "make_source"]
+__all__ = ["CorpusSource", "FileSource", "FolderSource", "known_source", "make_source"]
+
+FILES = ("folder", "file")
+"""The kinds of sources that are files and folders, not corpora."""
 
 
-def make_source(path: str | os.PathLike[str]) -> Source:
-    """Return the source at a path: a folder, a `.jsonl` corpus or one picture; raise SourceError for anything else."""
+def make_source(path: str | os.PathLike[str], options: CorpusOptions | None = None) -> Source:
+    """Return the source at a path: a folder, a corpus or one picture; raise SourceError for anything else.
+
+    `options` tell how corpora among the sources are read; the others pass over them.
+    """
     name = os.fspath(path)
     if not name:
-        raise SourceError("A path to index is empty: name a folder, a .jsonl corpus or a picture.")
+        raise SourceError("A path to index is empty: name a folder, a corpus of captions or a picture.")
     place = Path(os.path.abspath(os.path.expanduser(name)))  # noqa: PTH100, PTH111 - no link is resolved, "~x" may be a name
     try:
         str(place).encode()
@@ -28,16 +36,22 @@ def make_source(path: str | os.PathLike[str]) -> Source:
         return FolderSource(place)
     if not place.exists():
         raise SourceError(f"{place} is not there: check the spelling, or whether its disk is mounted.")
-    if place.is_file() and place.suffix.lower() == ".jsonl":
-        return JsonlSource(place)
     if place.is_file() and is_picture_name(place.name):
         return FileSource(place)
-    raise SourceError(f"{place} is neither a folder, nor a .jsonl corpus, nor a picture of a known format.")
+    if place.is_file() and (kind := corpus_kind(place)) is not None:
+        return CorpusSource(place, kind, options or CorpusOptions())
+    raise SourceError(
+        f"{place} is neither a folder, nor a corpus of captions (.jsonl, .csv, .tsv, .json, .tar), nor a picture of a"
+        " known format."
+    )
 
 
-def known_source(kind: str, path: str) -> Source:
-    """Return a source that was indexed before; raise SourceError when it is not there (a picture may be gone)."""
+def known_source(kind: str, path: str, options: str) -> Source:
+    """Return a source that was indexed before, to be read as it was then.
+
+    Raise SourceError when it is not there (a picture may be gone).
+    """
     place = Path(path)
     if kind == "file" and not place.exists() and place.parent.is_dir():
         return FileSource(place)
-    return make_source(path)
+    return make_source(path, CorpusOptions.from_text(options))

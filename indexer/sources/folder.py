@@ -31,6 +31,11 @@ class FolderSource:
         """The absolute path."""
         return str(self._folder)
 
+    @property
+    def options(self) -> str:
+        """Nothing: a folder is read in one way."""
+        return ""
+
     def scan(self) -> Iterator[SourceEntry | ScanFailure]:
         """Yield pictures and captions; a folder that cannot be read is a failure with `subtree`."""
         visited: set[tuple[int, int]] = set()
@@ -81,6 +86,11 @@ class FileSource:
     def root(self) -> str:
         """The absolute path."""
         return str(self._path)
+
+    @property
+    def options(self) -> str:
+        """Nothing: a folder is read in one way."""
+        return ""
 
     def scan(self) -> Iterator[SourceEntry | ScanFailure]:
         """Yield the picture and its captions; nothing when it has been deleted from a folder that is there."""

@@ -96,6 +96,46 @@ class Catalog:
             found.setdefault(row.vector_id, []).append(_item(row, captions.get(row.group_key, ())))
         return found
 
+    def vectors_by_key(self, modality: Modality, keys: Iterable[str]) -> dict[str, int]:
+        """Return the vector ids of items by key, of those that are there."""
+        table = schema.items
+        found: dict[str, int] = {}
+        with self._database.read() as connection:
+            for some in _chunks(keys):
+                query = select(table.c.key, table.c.vector_id).where(
+                    table.c.modality == modality, table.c.key.in_(some)
+                )
+                found.update({row.key: row.vector_id for row in connection.execute(query)})
+        return found
+
+    def vectors_by_content(self, modality: Modality, hashes: Iterable[bytes]) -> dict[bytes, int]:
+        """Return the ids of live vectors by the SHA-256 of what they are of, of those that are there."""
+        table = schema.vectors
+        found: dict[bytes, int] = {}
+        with self._database.read() as connection:
+            for some in _chunks(hashes):
+                where = (table.c.modality == modality, table.c.content_hash.in_(some))
+                rows = connection.execute(select(table.c.content_hash, table.c.id).where(*where))
+                found.update({row.content_hash: row.id for row in rows})
+        return found
+
+    def captioned(self, limit: int | None = None) -> list[tuple[str, tuple[str, ...]]]:
+        """Return the first pictures, by item id, that have captions: their keys and these."""
+        images, texts = schema.items.alias(), schema.items.alias()
+        query = (
+            select(images.c.key)
+            .where(images.c.modality == Modality.IMAGE)
+            .where(
+                select(texts.c.id).where(texts.c.group_key == images.c.key, texts.c.modality == Modality.TEXT).exists()
+            )
+            .order_by(images.c.id)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            keys = list(connection.execute(query).scalars())
+            captions = _captions(connection, set(keys))
+        return [(key, captions[key]) for key in keys]
+
     def known_items(self, root_id: int) -> Iterator[KnownItem]:
         """Yield what is known of a root's items, by item id."""
         with self._database.read() as connection:
@@ -119,7 +159,7 @@ class Catalog:
         """Return the sources that were indexed, by path."""
         with self._database.read() as connection:
             rows = connection.execute(select(schema.roots).order_by(schema.roots.c.path))
-            return tuple(Root(row.id, row.kind, row.path) for row in rows)
+            return tuple(Root(row.id, row.kind, row.path, row.options) for row in rows)
 
     # --- reports ----------------------------------------------------------------------------------------------------
 

@@ -89,17 +89,19 @@ class Transaction:
 
     # --- roots ------------------------------------------------------------------------------------------------------
 
-    def root(self, kind: str, path: str) -> Root:
-        """Return the root of that path, making it if there is none."""
+    def root(self, kind: str, path: str, options: str) -> Root:
+        """Return the root of that path, with these options from now on, making it if there is none."""
         table = schema.roots
         row = self._connection.execute(select(table).where(table.c.path == path)).one_or_none()
         if row is not None:
-            return Root(row.id, row.kind, row.path)
+            if row.options != options:
+                self._connection.execute(update(table).where(table.c.id == row.id).values(options=options))
+            return Root(row.id, row.kind, row.path, options)
         key = self._connection.execute(
-            insert(table).values(kind=kind, path=path, added_at=time.time())
+            insert(table).values(kind=kind, path=path, added_at=time.time(), options=options)
         ).inserted_primary_key
         assert key is not None
-        return Root(int(key[0]), kind, path)
+        return Root(int(key[0]), kind, path, options)
 
     def absorb_root(self, root: Root, into: Root) -> None:
         """Hand all that belongs to a root over to another, and forget it."""

@@ -55,11 +55,12 @@ class KnownFailure:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A source that was indexed: its kind and absolute path."""
+    """A source that was indexed: its kind, its absolute path, and how it is read where that needs telling."""
 
     id: int
     kind: str
     path: str
+    options: str = ""
 
 
 @dataclass(frozen=True, slots=True)

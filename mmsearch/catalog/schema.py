@@ -48,6 +48,7 @@ roots = Table(
     Column("kind", Text, nullable=False),
     Column("path", Text, nullable=False, unique=True),
     Column("added_at", Float, nullable=False),
+    Column("options", Text, nullable=False, server_default=""),  # how a corpus is read
 )
 
 vectors = Table(

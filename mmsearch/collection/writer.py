@@ -54,9 +54,9 @@ class Writer:
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
-    def root(self, kind: str, path: str) -> Root:
-        """Return the root of a path, making it if there is none."""
-        return self._change.root(kind, path)
+    def root(self, kind: str, path: str, options: str = "") -> Root:
+        """Return the root of a path, to be read with these options from now on, making it if there is none."""
+        return self._change.root(kind, path, options)
 
     def absorb(self, root: Root, into: Root) -> None:
         """Hand all that belongs to a root over to another, and forget it."""

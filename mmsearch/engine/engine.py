@@ -13,11 +13,12 @@ import numpy as np
 
 from mmsearch.collection.collection import Collection, CollectionInfo
 from mmsearch.config import Settings
+from mmsearch.corpora.places import open_place
 from mmsearch.encoders import load_encoder
 from mmsearch.engine.fusion import reciprocal_rank_fusion
 from mmsearch.engine.query import ImageQuery, Query, TextQuery, VectorQuery, check_target
 from mmsearch.errors import EncoderMismatch, QueryError
-from mmsearch.images import open_image, to_rgb
+from mmsearch.images import decode, to_rgb
 from mmsearch.types import Encoder, Float32, Hit, Modality, SearchParams, SearchResult
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def open_collection(collection: str | os.PathLike[str] | None = None, *, device:
 
 def _open_query(path: Path, min_side: int | None, max_pixels: int) -> Image.Image:
     try:
-        return open_image(path, min_side=min_side, max_pixels=max_pixels)
+        with open_place(str(path)) as file:
+            return decode(file, str(path), min_side=min_side, max_pixels=max_pixels)[0]
     except OSError as error:
         raise QueryError(f"The picture {path} cannot be read: {error.strerror}.") from error

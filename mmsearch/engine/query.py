@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from mmsearch.corpora.places import is_there
 from mmsearch.errors import QueryError
 from mmsearch.images import MAX_PIXELS, is_picture_name
 from mmsearch.types import Float32
@@ -62,7 +63,7 @@ Query = TextQuery | ImageQuery | VectorQuery
 def parse_query(words: str) -> TextQuery | ImageQuery:
     """Return an ImageQuery when `words` ends like a picture's name and is a file, else a TextQuery."""
     try:
-        if is_picture_name(Path(words).name) and Path(words).is_file():
+        if is_picture_name(Path(words).name) and is_there(words):
             return ImageQuery(Path(words))
     except (OSError, ValueError):  # too long, or a NUL in it: no path at all
         pass

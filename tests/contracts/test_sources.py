@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from indexer.sources import FileSource, FolderSource, JsonlSource, make_source
+from indexer.sources import CorpusSource, FileSource, FolderSource, make_source
+from mmsearch.corpora.places import split_place
+from mmsearch.corpora.records import CorpusOptions
 from mmsearch.errors import SourceError
 from mmsearch.types import Modality, ScanFailure, Source, SourceEntry
 from tests.support import make_folder
@@ -27,7 +30,7 @@ def file(place: Path) -> FileSource:
     return FileSource(paths[0])
 
 
-def jsonl(place: Path) -> JsonlSource:
+def jsonl(place: Path) -> CorpusSource:
     make_folder(place, 2)
     records = [
         {"image": "p0000.png", "captions": ["a", "b", "a"]},
@@ -36,11 +39,40 @@ def jsonl(place: Path) -> JsonlSource:
         {"text": "alone"},
     ]
     (place / "c.jsonl").write_text("\n".join(json.dumps(record) for record in records))
-    return JsonlSource(place / "c.jsonl")
+    return CorpusSource(place / "c.jsonl", "jsonl", CorpusOptions())
 
 
-MAKERS: dict[str, Callable[[Path], Source]] = {"folder": folder, "file": file, "jsonl": jsonl}
-EXPECTED = {"folder": (4, 2), "file": (1, 1), "jsonl": (1, 4)}
+def table(place: Path) -> CorpusSource:
+    make_folder(place, 2)
+    (place / "c.csv").write_text("image,caption\np0000.png,one\np0000.png,two\np0001.png,one\n")
+    return CorpusSource(place / "c.csv", "table", CorpusOptions())
+
+
+def webdataset(place: Path) -> CorpusSource:
+    make_folder(place, 2)
+    (place / "p0000.txt").write_text("one\ntwo")
+    with tarfile.open(place / "c.tar", "w") as archive:
+        for name in ("p0000.png", "p0000.txt", "p0001.png"):
+            archive.add(place / name, name)
+    return CorpusSource(place / "c.tar", "webdataset", CorpusOptions())
+
+
+def coco(place: Path) -> CorpusSource:
+    make_folder(place, 2)
+    images = [{"id": 1, "file_name": "p0000.png"}, {"id": 2, "file_name": "p0001.png"}]
+    (place / "c.json").write_text(json.dumps({"images": images, "annotations": [{"image_id": 2, "caption": "one"}]}))
+    return CorpusSource(place / "c.json", "coco", CorpusOptions())
+
+
+MAKERS: dict[str, Callable[[Path], Source]] = {
+    "folder": folder,
+    "file": file,
+    "jsonl": jsonl,
+    "table": table,
+    "webdataset": webdataset,
+    "coco": coco,
+}
+EXPECTED = {"folder": (4, 2), "file": (1, 1), "jsonl": (1, 4), "table": (2, 3), "webdataset": (2, 2), "coco": (2, 1)}
 
 
 @pytest.fixture(params=MAKERS)
@@ -69,13 +101,13 @@ def test_order_is_stable_and_keys_are_unique(source: Source) -> None:
 def test_root_is_absolute_and_makes_the_same_source(source: Source) -> None:
     assert Path(source.root).is_absolute()
     again = make_source(source.root)
-    assert (again.kind, again.root) == (source.kind, source.root)
+    assert (again.kind, again.root, again.options) == (source.kind, source.root, source.options)
 
 
 def test_pictures_are_named_by_their_path(source: Source) -> None:
     for entry in entries(source):
         if entry.modality is Modality.IMAGE:
-            stat = Path(entry.key).stat()
+            stat = Path(split_place(entry.key)[0]).stat()
             assert (entry.key, entry.text) == (entry.uri, None)
             assert (entry.size, entry.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
         else:

@@ -1,4 +1,4 @@
-"""JsonlSource: a captioned corpus in one `.jsonl` file (see `mmsearch.corpora.jsonl`)."""
+"""CorpusSource: a captioned corpus in one file, of any format that `mmsearch.corpora` reads."""
 
 from __future__ import annotations
 
@@ -8,38 +8,48 @@ from pathlib import Path
 
 from indexer.paths import stamps
 from indexer.sources.folder import picture_entry
-from mmsearch.corpora.jsonl import BadRecord, read_jsonl
+from mmsearch.corpora.places import split_place
+from mmsearch.corpora.reader import read_corpus
+from mmsearch.corpora.records import BadRecord, CorpusOptions
 from mmsearch.images import is_picture_name
 from mmsearch.types import Modality, ScanFailure, SourceEntry
 
 
-class JsonlSource:
+class CorpusSource:
     """The pictures and captions that a corpus names. A record's pictures and captions are one group."""
 
-    def __init__(self, path: Path) -> None:
-        """`path` is absolute."""
+    def __init__(self, path: Path, kind: str, options: CorpusOptions) -> None:
+        """`path` is absolute, `kind` one of `mmsearch.corpora.reader.KINDS`."""
         self._path = path
+        self._kind = kind
+        self._options = options
 
     @property
     def kind(self) -> str:
-        """The kind of the source."""
-        return "jsonl"
+        """The format."""
+        return self._kind
 
     @property
     def root(self) -> str:
         """The absolute path."""
         return str(self._path)
 
+    @property
+    def options(self) -> str:
+        """How it is read, as stored."""
+        return self._options.as_text()
+
     def scan(self) -> Iterator[SourceEntry | ScanFailure]:
         """Yield the records in order; a bad line, a missing picture and an "id" used twice are failures.
 
-        Records without an "id" that name the same picture, as in corpora with one caption a line, are one.
+        Records without an "id" that name the same picture, as in corpora with one caption a line, are one. Raise
+        SourceError for a corpus that cannot be understood at all.
         """
         try:
             stamp = stamps(self._path.stat())
             pictures: set[str] = set()
-            texts: dict[str, list[str]] = {}  # by the name of their record
-            for record in read_jsonl(self._path):
+            texts: dict[str, dict[str, None]] = {}  # captions, in order, by the name of their record
+            for record in read_corpus(self._path, self._kind, self._options):
                 if isinstance(record, BadRecord):
                     yield ScanFailure(f"{self._path}:{record.line}", record.reason)
                     continue
@@ -49,21 +59,24 @@ class JsonlSource:
                     continue
                 if record.image is not None and record.image not in pictures:
                     pictures.add(record.image)
-                    yield _picture(record.image)
+                    yield _picture(record.image, stamp)
                 prefix = f"{self._path}#{record.key}"
                 place = record.image or prefix
-                known = texts.setdefault(record.key, [])
+                known = texts.setdefault(record.key, {})
                 for caption in record.captions:
                     if caption not in known:
-                        known.append(caption)
+                        known[caption] = None
                         yield SourceEntry(f"{prefix}#{len(known)}", Modality.TEXT, place, place, *stamp, caption)
         except OSError as error:
             yield ScanFailure(str(self._path), f"the corpus cannot be read: {error.strerror}", subtree=True)
 
 
-def _picture(path: str) -> SourceEntry | ScanFailure:
-    if not is_picture_name(Path(path).name):
-        return ScanFailure(path, "its name does not end like that of a picture of a known format")
+def _picture(place: str, stamp: tuple[int, int]) -> SourceEntry | ScanFailure:
+    path, member = split_place(place)
+    if not is_picture_name(Path(member or path).name):
+        return ScanFailure(place, "its name does not end like that of a picture of a known format")
+    if member is not None:  # of this very archive: its stamps are those of its members
+        return SourceEntry(place, Modality.IMAGE, place, place, *stamp)
     entry = picture_entry(path)
     if isinstance(entry, ScanFailure) and not Path(path).exists() and Path(path).parent.is_dir():
         return replace(entry, missing=True)
