@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from mmsearch.encoders.models import ModelInfo, list_models
     from mmsearch.engine.engine import SearchEngine
     from mmsearch.engine.engine import open_collection as open
+    from mmsearch.evaluation.runner import EvalReport, Evaluation, evaluate
     from mmsearch.types import Hit, Item, Modality, SearchParams, SearchResult
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Collection": "mmsearch.collection.collection:Collection",
+    "EvalReport": "mmsearch.evaluation.runner:EvalReport",
+    "Evaluation": "mmsearch.evaluation.runner:Evaluation",
     "Hit": "mmsearch.types:Hit",
     "IndexReport": "indexer:IndexReport",
     "Item": "mmsearch.types:Item",
@@ -39,6 +42,7 @@ _HOMES = {
     "SearchParams": "mmsearch.types:SearchParams",
     "SearchResult": "mmsearch.types:SearchResult",
     "errors": "mmsearch.errors:",
+    "evaluate": "mmsearch.evaluation.runner:evaluate",
     "index": "indexer:index",
     "list_encoders": "mmsearch.encoders:list_encoders",
     "list_models": "mmsearch.encoders.models:list_models",
@@ -48,6 +52,8 @@ _HOMES = {
 
 __all__ = [
     "Collection",
+    "EvalReport",
+    "Evaluation",
     "Hit",
     "IndexReport",
     "Item",
@@ -59,6 +65,7 @@ __all__ = [
     "SearchResult",
     "__version__",
     "errors",
+    "evaluate",
     "index",
     "list_encoders",
     "list_models",

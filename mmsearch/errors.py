@@ -14,6 +14,7 @@
     │   ├── UnreadableImage        not a picture of a known format, or damaged
     │   └── ImageTooLarge          over the pixel limit
     ├── SourceError                a path to index is not there or cannot be understood
+    ├── EvaluationError            there is nothing to evaluate, or a score that is not a number
     ├── QueryError (ValueError)    a query that means nothing
     ├── DeviceError                a device that is not there
     └── MissingExtra (ImportError) an optional package is not installed
@@ -83,6 +84,10 @@ class ImageTooLarge(ImageError):
 
 class SourceError(MmsearchError):
     """Something to be indexed is not there or cannot be understood."""
+
+
+class EvaluationError(MmsearchError):
+    """There is nothing to evaluate, or what is to be evaluated is broken."""
 
 
 class QueryError(MmsearchError, ValueError):

@@ -1,0 +1,151 @@
+"""The vectors of an EvalSet: embedded once, then kept by the encoder's fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmsearch.collection.atomic import write_file
+from mmsearch.config import Settings
+from mmsearch.corpora.places import open_place, split_place
+from mmsearch.errors import EvaluationError, ImageError
+from mmsearch.evaluation.dataset import EvalSet
+from mmsearch.images import decode
+from mmsearch.types import Encoder, Float32, UInt8
+
+Progress = Callable[[int, int], None]
+"""Called with how many pictures and captions are embedded, and how many there are."""
+
+_TEXTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedSet:
+    """A set whose pictures could all be read, and the unit vectors (pictures, dim), (captions, dim) of it."""
+
+    data: EvalSet
+    images: Float32
+    texts: Float32
+
+
+def embed_set(
+    encoder: Encoder, data: EvalSet, *, cache: Path | None, progress: Progress = lambda done, total: None
+) -> EmbeddedSet:
+    """Return the vectors of a set; pictures that cannot be read are left out with their captions.
+
+    `cache` is the folder where vectors are kept, None to keep none. Raise EvaluationError when no picture can be read.
+    """
+    total = len(data.pictures) + len(data.captions)
+    stamp = _stamp(encoder, "pictures", [f"{place} {_stat(place)}" for place in data.pictures])
+    images = _kept(cache, stamp)
+    if images is None:
+        images = _embed_pictures(encoder, data.pictures, lambda done: progress(done, total))
+        _keep(cache, stamp, images)
+    unread = np.flatnonzero(np.isnan(images).all(axis=1)) if images.size else np.empty(0, dtype=np.int64)
+    if len(unread) and len(unread) == len(data.pictures):
+        raise EvaluationError(
+            f"None of the {len(data.pictures):,} pictures of {data.name} can be read (the first is {data.pictures[0]}):"
+            " name their folder with --images."
+        )
+    stamp = _stamp(encoder, "captions", data.captions)
+    texts = _kept(cache, stamp)
+    if texts is None:
+        parts = []
+        for start in range(0, len(data.captions), _TEXTS):
+            parts.append(encoder.encode_texts(data.captions[start : start + _TEXTS]))
+            progress(len(data.pictures) + start + len(parts[-1]), total)
+        texts = np.concatenate(parts) if parts else np.empty((0, encoder.spec.dim), dtype=np.float32)
+        _keep(cache, stamp, texts)
+    progress(total, total)
+    kept = ~np.isin(data.owners, unread)
+    return EmbeddedSet(data.without_pictures(unread.tolist()), np.delete(images, unread, axis=0), texts[kept])
+
+
+def _embed_pictures(encoder: Encoder, places: Sequence[str], progress: Callable[[int], None]) -> Float32:
+    """Return the rows (n, dim) of pictures; NaN for one that cannot be read."""
+    rows = np.full((len(places), encoder.spec.dim), np.nan, dtype=np.float32)
+    waiting: list[tuple[int, UInt8]] = []
+
+    def encode() -> None:
+        if waiting:
+            rows[[number for number, _ in waiting]] = encoder.encode_images(np.stack([pixels for _, pixels in waiting]))
+            waiting.clear()
+
+    for number, pixels in enumerate(_prepared(encoder, places)):
+        if pixels is not None:
+            waiting.append((number, pixels))
+        if len(waiting) >= encoder.image_batch:
+            encode()
+            progress(number + 1)
+    encode()
+    return rows
+
+
+def _prepared(encoder: Encoder, places: Sequence[str]) -> Iterator[UInt8 | None]:
+    """Yield the pixels (3, S, S) of pictures in order, None for one that cannot be read; a bounded number ahead."""
+
+    def prepare(place: str) -> UInt8 | None:
+        try:
+            with open_place(place) as file:
+                return encoder.prepare_image(decode(file, place, min_side=encoder.min_side)[0])
+        except (OSError, ImageError):
+            return None
+
+    ahead: deque[Future[UInt8 | None]] = deque()
+    todo = iter(places)
+    with ThreadPoolExecutor(Settings.from_environment().threads, thread_name_prefix="mmsearch-load") as pool:
+        ahead.extend(pool.submit(prepare, place) for place in itertools.islice(todo, 2 * encoder.image_batch))
+        while ahead:
+            pixels = ahead.popleft().result()
+            ahead.extend(pool.submit(prepare, place) for place in itertools.islice(todo, 1))
+            yield pixels
+
+
+def _stat(place: str) -> str:
+    try:
+        stat = os.stat(split_place(place)[0])  # noqa: PTH116 - asked for every picture
+    except OSError:
+        return "missing"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def _stamp(encoder: Encoder, kind: str, lines: Sequence[str]) -> str:
+    """Return what names the vectors of these things by this encoder."""
+    digest = hashlib.sha256(f"{encoder.spec.fingerprint} {kind} 1".encode())
+    for line in lines:
+        digest.update(f"{len(line)} {line}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def _kept(cache: Path | None, stamp: str) -> Float32 | None:
+    if cache is None or not (cache / f"{stamp}.npy").is_file():
+        return None
+    try:
+        rows: Float32 = np.load(cache / f"{stamp}.npy", allow_pickle=False)
+    except (OSError, ValueError):  # cut short: made anew
+        (cache / f"{stamp}.npy").unlink(missing_ok=True)
+        return None
+    return rows
+
+
+def _keep(cache: Path | None, stamp: str, rows: Float32) -> None:
+    if cache is None:
+        return
+    target = cache / f"{stamp}.npy"
+    try:
+        write_file(
+            target,
+            cache / f"{uuid.uuid4().hex}.tmp",
+            lambda file: np.lib.format.write_array(file, rows, allow_pickle=False),
+        )
+    except FileExistsError:  # another process was faster
+        return

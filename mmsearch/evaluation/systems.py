@@ -1,0 +1,276 @@
+"""What is evaluated: an encoder alone, every candidate scored; or a collection, through its real index."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from mmsearch.engine.engine import SearchEngine
+from mmsearch.errors import EvaluationError
+from mmsearch.evaluation.dataset import Direction, EvalSet, Task, make_tasks
+from mmsearch.evaluation.embed import EmbeddedSet
+from mmsearch.evaluation.ranks import Ranks, Relevance, rank_all, rank_found
+from mmsearch.types import Float32, Int64, Modality
+from mmsearch.vectors.index import VectorIndex, measure_recall
+
+DEPTH = 100
+"""How many candidates a collection is asked for; what is not among them has no rank."""
+
+_RECALL_QUERIES = 1000
+_TIMED_QUERIES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One answer: the place of a picture or the words of a caption, its cosine, and whether it is relevant.
+
+    `id` names it among all candidates, for TREC's files.
+    """
+
+    id: str
+    name: str
+    score: float
+    relevant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRecall:
+    """Recall@10 of the index over `target` against exact search, on `queries` queries of one kind."""
+
+    query: Modality
+    target: Modality
+    index: str
+    queries: int
+    recall_at_10: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Percentiles in milliseconds of single queries, one after the other: of what, and how many."""
+
+    what: str
+    queries: int
+    p50: float
+    p95: float
+    p99: float
+
+
+class System(Protocol):
+    """Something that ranks candidates for queries."""
+
+    @property
+    def name(self) -> str:
+        """The encoder's URI, or the collection's path."""
+
+    @property
+    def data(self) -> EvalSet:
+        """The pictures and captions asked with."""
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The directions."""
+
+    def candidates(self, task: Task) -> int:
+        """Return among how many a query is answered."""
+
+    def ranks(self, task: Task) -> Ranks:
+        """Return where the relevant stand."""
+
+    def best(self, task: Task, rows: Sequence[int], k: int) -> list[list[Found]]:
+        """Return the first k answers to the queries `task.queries[rows]`."""
+
+    def describe(self, task: Task, items: Sequence[int]) -> dict[int, tuple[str, str]]:
+        """Return (id, name) of candidates."""
+
+    def recall(self) -> tuple[IndexRecall, ...]:
+        """Return how much of exact search the index finds; nothing where there is no index."""
+
+    def latency(self) -> tuple[Latency, ...]:
+        """Return how long single queries take; nothing where no index answers them."""
+
+
+class EncoderSystem:
+    """An encoder alone: every candidate is scored."""
+
+    def __init__(self, name: str, embedded: EmbeddedSet, directions: Sequence[Direction] | None) -> None:
+        self.name = name
+        self.data = embedded.data
+        self.tasks = make_tasks(embedded.data, directions)
+        self._rows = {Modality.IMAGE: embedded.images, Modality.TEXT: embedded.texts}
+
+    def candidates(self, task: Task) -> int:
+        """Return among how many a query is answered."""
+        return len(self._rows[task.direction.target]) - (task.own is not None)
+
+    def ranks(self, task: Task) -> Ranks:
+        """Return where the relevant stand."""
+        queries = self._rows[task.direction.query][task.queries]
+        return rank_all(queries, self._rows[task.direction.target], task.relevance, own=task.own)
+
+    def best(self, task: Task, rows: Sequence[int], k: int) -> list[list[Found]]:
+        """Return the first k answers to some queries."""
+        found = []
+        for row in rows:
+            scores = self._rows[task.direction.target] @ self._rows[task.direction.query][task.queries[row]]
+            if task.own is not None:
+                scores[task.own[row]] = -np.inf
+            first = np.argsort(-scores, kind="stable")[: min(k, self.candidates(task))]
+            relevant = set(task.relevance.to(row).tolist())
+            named = self.describe(task, first.tolist())
+            found.append([Found(*named[i], float(scores[i]), i in relevant) for i in first.tolist()])
+        return found
+
+    def describe(self, task: Task, items: Sequence[int]) -> dict[int, tuple[str, str]]:
+        """Return (id, name) of candidates."""
+        target = task.direction.target
+        return {i: (self.data.id_of(target, i), self.data.name_of(target, i)) for i in items}
+
+    def recall(self) -> tuple[IndexRecall, ...]:
+        """Return nothing: there is no index."""
+        return ()
+
+    def latency(self) -> tuple[Latency, ...]:
+        """Return nothing: there is no index."""
+        return ()
+
+
+class CollectionSystem:
+    """A collection: queries are answered by its index, among all that it holds."""
+
+    def __init__(
+        self, engine: SearchEngine, embedded: EmbeddedSet, directions: Sequence[Direction] | None, *, depth: int = DEPTH
+    ) -> None:
+        """Ask with the vectors of a set all of whose pictures (and captions looked for) the collection must hold."""
+        self.name = str(engine.collection.layout.root)
+        self.data = embedded.data
+        self._engine = engine
+        self._depth = depth
+        self._rows = {Modality.IMAGE: embedded.images, Modality.TEXT: embedded.texts}
+        self._indexes: dict[Modality, VectorIndex] = {m: engine.collection.index(m)[1] for m in Modality}
+        self._ids = {
+            Modality.IMAGE: self._held(Modality.IMAGE),
+            Modality.TEXT: self._held(Modality.TEXT),
+        }
+        self.tasks = tuple(filter(None, map(self._in_ids, make_tasks(embedded.data, directions))))
+        if not self.tasks:
+            raise EvaluationError(
+                f"The collection {self.name} holds nothing of {self.data.name}: run 'mmsearch index' on it first, or"
+                " name another collection."
+            )
+
+    def candidates(self, task: Task) -> int:
+        """Return among how many a query is answered."""
+        return len(self._indexes[task.direction.target]) - (task.own is not None)
+
+    def ranks(self, task: Task) -> Ranks:
+        """Return where the relevant stand among the first `depth`."""
+        ids, scores = self._search(task, task.queries, task.own, self._depth)
+        return rank_found(ids, scores, task.relevance)
+
+    def best(self, task: Task, rows: Sequence[int], k: int) -> list[list[Found]]:
+        """Return the first k answers to some queries."""
+        some = np.asarray(rows, dtype=np.int64)
+        ids, scores = self._search(task, task.queries[some], None if task.own is None else task.own[some], k)
+        named = self.describe(task, np.unique(ids[ids >= 0]).tolist())
+        found = []
+        for row, mine, values in zip(rows, ids, scores, strict=True):
+            relevant = set(task.relevance.to(row).tolist())
+            answers = [
+                Found(*named[vector_id], score, vector_id in relevant)
+                for vector_id, score in zip(mine.tolist(), values.tolist(), strict=True)
+                if vector_id in named
+            ]
+            found.append(answers)
+        return found
+
+    def describe(self, task: Task, items: Sequence[int]) -> dict[int, tuple[str, str]]:
+        """Return (id, name) of candidates, of the first item where copies share a vector."""
+        target = task.direction.target
+        held = self._engine.collection.catalog.items_of_vectors(target, list(items))
+        return {
+            vector_id: (f"{target}-{vector_id}", some[0].uri if target is Modality.IMAGE else some[0].text or "")
+            for vector_id, some in held.items()
+        }
+
+    def recall(self) -> tuple[IndexRecall, ...]:
+        """Return how much of exact search each index finds, on text queries and on picture queries."""
+        info = self._engine.info()
+        return tuple(
+            IndexRecall(
+                query=query,
+                target=target,
+                index=info.modalities[target].index,
+                queries=min(len(rows), _RECALL_QUERIES),
+                recall_at_10=measure_recall(index, rows[:_RECALL_QUERIES]),
+            )
+            for target, index in self._indexes.items()
+            for query, rows in self._rows.items()
+            if len(index) and len(rows)
+        )
+
+    def latency(self) -> tuple[Latency, ...]:
+        """Return how long single searches of the index take, and whole queries in words."""
+        found = []
+        for target, index in self._indexes.items():
+            for query, rows in self._rows.items():
+                if len(index) and len(rows):
+                    seconds = [_timed(index.search, row[np.newaxis], 10) for row in rows[:_TIMED_QUERIES]]
+                    found.append(_percentiles(f"index, {query}→{target}", seconds))
+        if len(self._indexes[Modality.IMAGE]) and self.data.captions:
+            seconds = [_timed(self._engine.search, text) for text in self.data.captions[:_TIMED_QUERIES]]
+            found.append(_percentiles("whole query, text→image", seconds))
+        return tuple(found)
+
+    def _held(self, modality: Modality) -> Int64:
+        """Return the vector ids of the set's pictures or captions, −1 for what the collection does not hold."""
+        catalog = self._engine.collection.catalog
+        if modality is Modality.IMAGE:
+            known = catalog.vectors_by_key(modality, self.data.pictures)
+            return np.array([known.get(place, -1) for place in self.data.pictures], dtype=np.int64)
+        hashes = [hashlib.sha256(text.encode()).digest() for text in self.data.captions]
+        held = catalog.vectors_by_content(modality, hashes)
+        return np.array([held.get(digest, -1) for digest in hashes], dtype=np.int64)
+
+    def _in_ids(self, task: Task) -> Task | None:
+        """Return the task with vector ids for candidates; copies, which share a vector, are one."""
+        target = self._ids[task.direction.target]
+        own = None if task.own is None else target[task.own]
+        lists = []
+        for row in range(len(task.queries)):
+            ids = np.unique(target[task.relevance.to(row)])
+            lists.append(ids[(ids >= 0) & (ids != (-1 if own is None else own[row]))].tolist())
+        kept = np.flatnonzero([len(some) > 0 for some in lists])
+        if not len(kept):
+            return None
+        return replace(
+            task,
+            queries=task.queries[kept],
+            relevance=Relevance.of([lists[i] for i in kept]),
+            clusters=task.clusters[kept],
+            own=None if own is None else own[kept],
+        )
+
+    def _search(self, task: Task, queries: Int64, own: Int64 | None, k: int) -> tuple[Int64, Float32]:
+        """Return ids and scores (nq, ≤ k), the query itself left out."""
+        rows = self._rows[task.direction.query][queries]
+        found = self._indexes[task.direction.target].search(rows, k + (own is not None))
+        if own is None:
+            return found.ids, found.scores
+        is_own = found.ids == own[:, None]
+        return np.where(is_own, -1, found.ids), np.where(is_own, -np.inf, found.scores).astype(np.float32)
+
+
+def _timed(function: Callable[..., object], *arguments: object) -> float:
+    started = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - started
+
+
+def _percentiles(what: str, seconds: Sequence[float]) -> Latency:
+    p50, p95, p99 = (1000.0 * float(x) for x in np.percentile(seconds, [50, 95, 99]))
+    return Latency(what, len(seconds), p50, p95, p99)
