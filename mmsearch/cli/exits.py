@@ -25,6 +25,7 @@ BY_ERROR: tuple[tuple[type[BaseException], int], ...] = (
     (errors.SourceError, 13),
     (errors.DeviceError, 14),
     (errors.MissingExtra, 15),
+    (errors.EvaluationError, 18),
     (errors.MmsearchError, 16),
     (OSError, 17),
 )

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmsearch.cli import exits
-from mmsearch.cli.options import CollectionOption, DeviceOption, JsonOption, MaxPixelsOption
+from mmsearch.cli.options import (
+    CaptionColumnOption,
+    CaptionsOnlyOption,
+    CollectionOption,
+    DeviceOption,
+    ImageColumnOption,
+    ImagesOption,
+    JsonOption,
+    MaxPixelsOption,
+    SplitOption,
+    corpus_options,
+)
 from mmsearch.cli.output import note, short_path, to_json, write
 
 if TYPE_CHECKING:
@@ -29,7 +40,8 @@ def index(
         list[str] | None,
         typer.Argument(
             metavar="PATH",
-            help="Folders of pictures, .jsonl corpora, single pictures; none: all that were indexed before.",
+            help="Folders of pictures, corpora of captions (.jsonl, .csv, .tsv, .json, .tar), single pictures; none:"
+            " all that were indexed before.",
             show_default=False,
         ),
     ] = None,
@@ -45,6 +57,11 @@ def index(
         str | None,
         typer.Option("--index", metavar="auto|flat|ivfpq", help="The search index to have.", show_default=False),
     ] = None,
+    images: ImagesOption = None,
+    split: SplitOption = None,
+    image_column: ImageColumnOption = None,
+    caption_column: CaptionColumnOption = None,
+    captions_only: CaptionsOnlyOption = False,
     max_pixels: MaxPixelsOption = None,
     fast_decode: Annotated[
         bool,
@@ -86,6 +103,13 @@ def index(
             collection=collection,
             encoder=encoder,
             device=device,
+            corpus=corpus_options(
+                images=images,
+                split=split,
+                image_column=image_column,
+                caption_column=caption_column,
+                captions_only=captions_only,
+            ),
             index_kind=None if kind is None else parse_kind(kind),
             max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
             fast_decode=fast_decode,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from mmsearch.corpora.records import CorpusOptions
 
 CollectionOption = Annotated[
     str | None,
@@ -27,9 +31,57 @@ DeviceOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+ImagesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        metavar="DIR",
+        help="Folder of a corpus's pictures. [default: that of the corpus]",
+        show_default=False,
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option("--split", metavar="NAME", help="Part of a Karpathy file: train, val, test, …", show_default=False),
+]
+ImageColumnOption = Annotated[
+    str | None,
+    typer.Option("--image-column", metavar="NAME", help="Column of a table that names pictures.", show_default=False),
+]
+CaptionColumnOption = Annotated[
+    str | None,
+    typer.Option("--caption-column", metavar="NAME", help="Column of a table with captions.", show_default=False),
+]
+LabelColumnOption = Annotated[
+    str | None,
+    typer.Option("--label-column", metavar="NAME", help="Column of a table with classes.", show_default=False),
+]
+CaptionsOnlyOption = Annotated[
+    bool, typer.Option("--captions-only", help="Take the captions of a corpus and leave its pictures out.")
+]
 MaxPixelsOption = Annotated[
     int | None,
     typer.Option(
         "--max-pixels", metavar="N", min=1, help="Pixel limit of a picture. [default: 178 million]", show_default=False
     ),
 ]
+
+
+def corpus_options(
+    *,
+    images: str | None,
+    split: str | None,
+    image_column: str | None,
+    caption_column: str | None,
+    label_column: str | None = None,
+    captions_only: bool = False,
+) -> CorpusOptions | None:
+    """Return how to read corpora, None where nothing was said; raise SourceError when the folder is not there."""
+    from mmsearch.corpora.records import CorpusOptions
+    from mmsearch.errors import SourceError
+
+    folder = None if images is None else os.path.abspath(os.path.expanduser(images))  # noqa: PTH100, PTH111
+    if folder is not None and not os.path.isdir(folder):  # noqa: PTH112
+        raise SourceError(f"There is no folder {folder} of pictures: check --images.")
+    options = CorpusOptions(folder, split, image_column, caption_column, label_column, captions_only)
+    return options if options.as_text() else None

@@ -1,0 +1,265 @@
+"""`mmsearch eval`."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmsearch.cli.options import (
+    CaptionColumnOption,
+    CollectionOption,
+    DeviceOption,
+    ImageColumnOption,
+    ImagesOption,
+    JsonOption,
+    LabelColumnOption,
+    SplitOption,
+    corpus_options,
+)
+from mmsearch.cli.output import note, short_path, table, to_json, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mmsearch.evaluation.dataset import Direction
+    from mmsearch.evaluation.metrics import Metric
+    from mmsearch.evaluation.runner import Comparison, EvalReport, Evaluation, Failure
+
+_DIRECTIONS = ("text-image", "image-text", "text-text", "image-image")
+_SHOWN_INSTEAD = 3
+
+
+def evaluate(
+    dataset: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATASET",
+            help="A corpus with captions: .tar, .json (Karpathy, COCO, Visual Genome), .jsonl, .csv, .tsv; none: the"
+            " captions in the collection.",
+            show_default=False,
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", metavar="URI", help="Evaluate this encoder. [default: compact]", show_default=False),
+    ] = None,
+    collection: CollectionOption = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--compare",
+            metavar="A B",
+            help="Compare two: encoder URIs, collections (paths), or run files with --qrels.",
+            show_default=False,
+        ),
+    ] = None,
+    device: DeviceOption = None,
+    images: ImagesOption = None,
+    split: SplitOption = None,
+    image_column: ImageColumnOption = None,
+    caption_column: CaptionColumnOption = None,
+    label_column: LabelColumnOption = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", min=1, help="Take the first N pictures alone.", show_default=False),
+    ] = None,
+    direction: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--direction",
+            metavar="|".join(_DIRECTIONS),
+            help="Only this one; may be given again. [default: all in which anything is relevant]",
+            show_default=False,
+        ),
+    ] = None,
+    worst: Annotated[int, typer.Option("--worst", metavar="N", min=0, help="List the N worst queries of each.")] = 0,
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--sheet", metavar="FILE", help="Draw the worst queries as an HTML page.", show_default=False),
+    ] = None,
+    trec: Annotated[
+        Path | None,
+        typer.Option("--trec", metavar="DIR", help="Write TREC runs and qrels there.", show_default=False),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="FILE", help="Evaluate a TREC run, with --qrels.", show_default=False),
+    ] = None,
+    qrels: Annotated[
+        Path | None, typer.Option("--qrels", metavar="FILE", help="TREC judgements.", show_default=False)
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no vectors for the next time.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure retrieval: an encoder alone, or a collection through its index.
+
+    Recall is told as the CLIP papers do: any caption of a picture counts. Ties count against. Intervals are 95 %.
+    """
+    from mmsearch.errors import QueryError
+    from mmsearch.evaluation import runner
+
+    gc.enable()
+    options = corpus_options(
+        images=images,
+        split=split,
+        image_column=image_column,
+        caption_column=caption_column,
+        label_column=label_column,
+    )
+    if (run is not None or (compare and qrels)) and dataset is not None:
+        raise QueryError("A TREC run is evaluated with --qrels alone: leave the corpus out.")
+    if run is not None:
+        if qrels is None:
+            raise QueryError("A run needs judgements: name them with --qrels FILE.")
+        _tell(runner.evaluate_run(run, qrels), as_json=as_json)
+        return
+    if compare and qrels:
+        _tell_differences(runner.compare_runs(Path(compare[0]), Path(compare[1]), qrels), as_json=as_json)
+        return
+    if qrels is not None:
+        raise QueryError("--qrels goes with --run FILE, or with --compare of two runs.")
+
+    def evaluated(system: str | None, in_collection: str | None) -> Evaluation:
+        with ExitStack() as stack:
+            return runner.evaluate(
+                dataset,
+                encoder=system,
+                collection=in_collection,
+                device=device,
+                options=options,
+                directions=_directions(direction),
+                limit=limit,
+                cache=not no_cache,
+                progress=_progress(stack),
+            )
+
+    if compare:
+        if encoder is not None or collection is not None:
+            raise QueryError("--compare names both sides itself: leave --encoder and --collection out.")
+        sides = [evaluated(None, side) if _is_collection(side) else evaluated(side, None) for side in compare]
+        _tell_differences(runner.compare_evaluations(*sides), as_json=as_json)
+        return
+    evaluation = evaluated(encoder, collection)
+    report = evaluation.report(worst=worst or (20 if sheet else 0))
+    if trec is not None:
+        evaluation.write_trec(trec)
+        note(f"mmsearch: runs and qrels are in {trec}.")
+    if sheet is not None:
+        from mmsearch.evaluation.sheet import write_sheet
+
+        write_sheet(report, sheet)
+        note(f"mmsearch: the worst queries are drawn in {sheet}.")
+    _tell(report, as_json=as_json, with_worst=worst > 0)
+
+
+def _directions(names: list[str] | None) -> list[Direction] | None:
+    from mmsearch.errors import QueryError
+    from mmsearch.evaluation.dataset import Direction as Known
+
+    if not names:
+        return None
+    known = {direction.name_of_file: direction for direction in Known}
+    for name in names:
+        if name not in known:
+            raise QueryError(f"There is no direction {name!r}: choose one of {', '.join(known)}.")
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def _is_collection(name: str) -> bool:
+    """Return True for the name or path of a collection that is there; anything else is an encoder's URI."""
+    from mmsearch.collection.layout import Layout
+    from mmsearch.config import Settings
+    from mmsearch.errors import QueryError
+
+    try:
+        return Layout(Settings.from_environment().collection_path(name)).manifest.is_file()
+    except QueryError:
+        return False
+
+
+def _progress(stack: ExitStack) -> Callable[[int, int], None]:
+    if not sys.stderr.isatty():
+        return lambda done, total: None
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
+    task = bar.add_task("embedding", total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _tell(report: EvalReport, *, as_json: bool, with_worst: bool = False) -> None:
+    if as_json:
+        write(to_json(report))
+        return
+    counted = f": {report.pictures:,} pictures, {report.captions:,} captions" if report.captions else ""
+    left_out = f", {report.unread:,} records left out" if report.unread else ""
+    write(f"{report.dataset}{counted}{left_out}; {short_path(report.system)}; {report.seconds:.1f} s")
+    names = [metric.name for metric in report.directions[0].metrics]
+    head = ["", *(one.direction for one in report.directions)]
+    rows = [["queries", *(f"{one.queries:,}" for one in report.directions)]]
+    if any(one.candidates for one in report.directions):
+        rows.append(["candidates", *(f"{one.candidates:,}" for one in report.directions)])
+    for place, name in enumerate(names):
+        rows.append([name, *(_value(one.metrics[place]) for one in report.directions)])
+    for line in table(head, rows, right=range(1, len(head))):
+        write(line)
+    for found in report.recall:
+        write(
+            f"recall@10 of {found.index} over {found.target} vectors, {found.query} queries: {found.recall_at_10:.4f}"
+            f" ({found.queries:,} queries)"
+        )
+    for one in report.latency:
+        write(f"{one.what}: p50 {one.p50:.2f} ms, p95 {one.p95:.2f}, p99 {one.p99:.2f} ({one.queries} queries)")
+    if with_worst:
+        for failure in report.worst:
+            _tell_failure(failure)
+
+
+def _value(metric: Metric) -> str:
+    if metric.name == "median rank":
+        return f"{_rank(metric.value)} ({_rank(metric.low)}–{_rank(metric.high)})"
+    return f"{100 * metric.value:.1f} ({100 * metric.low:.1f}–{100 * metric.high:.1f})"
+
+
+def _rank(rank: float) -> str:
+    from mmsearch.evaluation.ranks import NOT_FOUND
+    from mmsearch.evaluation.systems import DEPTH
+
+    return f">{DEPTH}" if rank >= NOT_FOUND / 2 else f"{rank:,.0f}"
+
+
+def _tell_failure(failure: Failure) -> None:
+    rank = "not found" if failure.rank is None else f"rank {failure.rank:,}"
+    write(f"{failure.direction}  {rank}  {short_path(failure.query)}")
+    for found in failure.found[:_SHOWN_INSTEAD]:
+        write(f"    {found.score:.3f}  {short_path(found.name)}")
+
+
+def _tell_differences(comparisons: tuple[Comparison, ...], *, as_json: bool) -> None:
+    if as_json:
+        write(to_json(comparisons))
+        return
+    for one in comparisons:
+        write(f"{one.direction}, {one.queries:,} queries; A {short_path(one.a)}; B {short_path(one.b)}")
+        rows = []
+        for difference in one.differences:
+            factor = 1.0 if difference.name == "median rank" else 100.0
+            change, low, high = (factor * value for value in (difference.difference, difference.low, difference.high))
+            rows.append(
+                [
+                    difference.name,
+                    _rank(difference.a) if factor == 1.0 else f"{100 * difference.a:.1f}",
+                    _rank(difference.b) if factor == 1.0 else f"{100 * difference.b:.1f}",
+                    f"{change:+.2f} ({low:+.2f} to {high:+.2f})",
+                    f"{difference.p:.4f}",
+                ]
+            )
+        for line in table(["", "A", "B", "B − A (95 %)", "p"], rows, right=(1, 2, 3, 4)):
+            write(line)
+    note("mmsearch: p is of a paired randomisation test; the median rank's B − A is the mean difference of log ranks.")
