@@ -15,9 +15,10 @@ from indexer.load import Loader
 from indexer.pipeline import Pipeline
 from indexer.plan import Action, Planner, covering_root
 from indexer.report import Failed, IndexReport, Progress
-from indexer.sources import known_source, make_source
+from indexer.sources import CorpusSource, known_source, make_source
 from indexer.stages import StageTimes
 from mmsearch.collection.collection import Collection
+from mmsearch.collection.layout import Layout
 from mmsearch.collection.maintenance import maintain
 from mmsearch.config import Settings
 from mmsearch.corpora.records import CorpusOptions
@@ -63,12 +64,17 @@ def index(
     progress = progress or Progress()
     given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     made: list[Source] = [make_source(s, corpus) if isinstance(s, str | os.PathLike) else s for s in given]
+    if corpus is not None and not any(isinstance(source, CorpusSource) for source in made):
+        raise SourceError("How to read a corpus was said, and none was named: name the corpus as well.")
+    if corpus is not None or not Layout(path).manifest.is_file():
+        _check_corpora(made)  # before options that do not fit are kept
     report = IndexReport(collection=str(path), dry_run=dry_run)
     with _opened(path, encoder, made, device=device, dry_run=dry_run) as (opened, engine):
         if not made:
             made = list(_known_sources(opened, report))
         elif corpus is None and opened is not None:
             made = [_as_before(opened, source) for source in made]
+            _check_corpora(made)
         if opened is None or dry_run:
             _dry_run(opened, made, report, rehash=rehash, stop=stop)
             report.commit = opened.snapshot().commit if opened else 0
@@ -168,6 +174,13 @@ def _known_sources(collection: Collection | None, report: IndexReport) -> Iterat
         except SourceError as error:
             report.missing_sources.append(root.path)
             report.failed.append(Failed(root.path, str(error)))
+
+
+def _check_corpora(sources: Sequence[Source]) -> None:
+    """Raise SourceError for a corpus that was named and cannot be understood."""
+    for source in sources:
+        if isinstance(source, CorpusSource):
+            source.check()
 
 
 def _as_before(collection: Collection, source: Source) -> Source:

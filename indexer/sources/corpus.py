@@ -11,6 +11,7 @@ from indexer.sources.folder import picture_entry
 from mmsearch.corpora.places import split_place
 from mmsearch.corpora.reader import read_corpus
 from mmsearch.corpora.records import BadRecord, CorpusOptions
+from mmsearch.errors import SourceError
 from mmsearch.images import is_picture_name
 from mmsearch.types import Modality, ScanFailure, SourceEntry
 
@@ -39,11 +40,18 @@ class CorpusSource:
         """How it is read, as stored."""
         return self._options.as_text()
 
+    def check(self) -> None:
+        """Raise SourceError unless the corpus can be understood, as far as its first record."""
+        try:
+            next(iter(read_corpus(self._path, self._kind, self._options)), None)
+        except OSError as error:
+            raise SourceError(f"The corpus {self._path} cannot be read: {error.strerror}.") from error
+
     def scan(self) -> Iterator[SourceEntry | ScanFailure]:
         """Yield the records in order; a bad line, a missing picture and an "id" used twice are failures.
 
-        Records without an "id" that name the same picture, as in corpora with one caption a line, are one. Raise
-        SourceError for a corpus that cannot be understood at all.
+        Records without an "id" that name the same picture, as in corpora with one caption a line, are one. A corpus
+        that cannot be understood at all is a failure of its own, and nothing of it is deleted; see `check`.
         """
         try:
             stamp = stamps(self._path.stat())
@@ -67,6 +75,8 @@ class CorpusSource:
                     if caption not in known:
                         known[caption] = None
                         yield SourceEntry(f"{prefix}#{len(known)}", Modality.TEXT, place, place, *stamp, caption)
+        except SourceError as error:
+            yield ScanFailure(str(self._path), str(error), subtree=True)
         except OSError as error:
             yield ScanFailure(str(self._path), f"the corpus cannot be read: {error.strerror}", subtree=True)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import math
 import sys
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -111,8 +113,13 @@ def evaluate(
         caption_column=caption_column,
         label_column=label_column,
     )
-    if (run is not None or (compare and qrels)) and dataset is not None:
-        raise QueryError("A TREC run is evaluated with --qrels alone: leave the corpus out.")
+    alone = [name for name, value in (("--sheet", sheet), ("--trec", trec), ("--worst", worst)) if value]
+    if (run is not None or compare) and alone:
+        raise QueryError(f"{alone[0]} is for one system on a corpus: leave it out with --run and --compare.")
+    if run is not None or (compare and qrels):
+        others = (dataset, encoder, collection, options, limit, direction, compare if run is not None else None)
+        if any(value is not None for value in others):
+            raise QueryError("TREC runs are evaluated with --qrels alone: leave the corpus and what goes with it out.")
     if run is not None:
         if qrels is None:
             raise QueryError("A run needs judgements: name them with --qrels FILE.")
@@ -123,6 +130,12 @@ def evaluate(
         return
     if qrels is not None:
         raise QueryError("--qrels goes with --run FILE, or with --compare of two runs.")
+    if sheet is not None and sheet.is_dir():
+        raise QueryError(f"{sheet} is a folder: name a file for --sheet.")
+    if trec is not None and trec.exists() and not trec.is_dir():
+        raise QueryError(f"{trec} is a file: name a folder for --trec.")
+    if dataset is None and options is not None:
+        raise QueryError("How to read a corpus was said, and none was named: name the corpus as well.")
 
     def evaluated(system: str | None, in_collection: str | None) -> Evaluation:
         with ExitStack() as stack:
@@ -171,11 +184,13 @@ def _directions(names: list[str] | None) -> list[Direction] | None:
 
 
 def _is_collection(name: str) -> bool:
-    """Return True for the name or path of a collection that is there; anything else is an encoder's URI."""
+    """Return True for the name of a collection that is there, and for any path; else it is an encoder's URI."""
     from mmsearch.collection.layout import Layout
     from mmsearch.config import Settings
     from mmsearch.errors import QueryError
 
+    if name.startswith((".", "/", "~")):
+        return True
     try:
         return Layout(Settings.from_environment().collection_path(name)).manifest.is_file()
     except QueryError:
@@ -195,18 +210,19 @@ def _progress(stack: ExitStack) -> Callable[[int, int], None]:
 
 def _tell(report: EvalReport, *, as_json: bool, with_worst: bool = False) -> None:
     if as_json:
-        write(to_json(report))
+        write(to_json(_without_infinities(asdict(report))))
         return
     counted = f": {report.pictures:,} pictures, {report.captions:,} captions" if report.captions else ""
     left_out = f", {report.unread:,} records left out" if report.unread else ""
-    write(f"{report.dataset}{counted}{left_out}; {short_path(report.system)}; {report.seconds:.1f} s")
+    absent = f", {report.absent:,} of them not in the collection" if report.absent else ""
+    write(f"{report.dataset}{counted}{left_out}{absent}; {short_path(report.system)}; {report.seconds:.1f} s")
     names = [metric.name for metric in report.directions[0].metrics]
     head = ["", *(one.direction for one in report.directions)]
     rows = [["queries", *(f"{one.queries:,}" for one in report.directions)]]
     if any(one.candidates for one in report.directions):
         rows.append(["candidates", *(f"{one.candidates:,}" for one in report.directions)])
     for place, name in enumerate(names):
-        rows.append([name, *(_value(one.metrics[place]) for one in report.directions)])
+        rows.append([name, *(_value(one.metrics[place], one.depth) for one in report.directions)])
     for line in table(head, rows, right=range(1, len(head))):
         write(line)
     for found in report.recall:
@@ -221,17 +237,25 @@ def _tell(report: EvalReport, *, as_json: bool, with_worst: bool = False) -> Non
             _tell_failure(failure)
 
 
-def _value(metric: Metric) -> str:
+def _value(metric: Metric, depth: int | None) -> str:
     if metric.name == "median rank":
-        return f"{_rank(metric.value)} ({_rank(metric.low)}–{_rank(metric.high)})"
+        return f"{_rank(metric.value, depth)} ({_rank(metric.low, depth)}–{_rank(metric.high, depth)})"
     return f"{100 * metric.value:.1f} ({100 * metric.low:.1f}–{100 * metric.high:.1f})"
 
 
-def _rank(rank: float) -> str:
-    from mmsearch.evaluation.ranks import NOT_FOUND
-    from mmsearch.evaluation.systems import DEPTH
+def _rank(rank: float, depth: int | None = None) -> str:
+    if math.isinf(rank):
+        return f">{depth}" if depth else "not found"
+    return f"{rank:,.0f}"
 
-    return f">{DEPTH}" if rank >= NOT_FOUND / 2 else f"{rank:,.0f}"
+
+def _without_infinities(value: Any) -> Any:
+    """Return a value whose infinite numbers are null, for JSON has none."""
+    if isinstance(value, dict):
+        return {name: _without_infinities(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinities(part) for part in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
 
 
 def _tell_failure(failure: Failure) -> None:
@@ -243,7 +267,7 @@ def _tell_failure(failure: Failure) -> None:
 
 def _tell_differences(comparisons: tuple[Comparison, ...], *, as_json: bool) -> None:
     if as_json:
-        write(to_json(comparisons))
+        write(to_json(_without_infinities([asdict(one) for one in comparisons])))
         return
     for one in comparisons:
         write(f"{one.direction}, {one.queries:,} queries; A {short_path(one.a)}; B {short_path(one.b)}")

@@ -112,7 +112,7 @@ def _regions(path: Path, folder: str, options: CorpusOptions) -> Iterator[Captio
     with path.open(encoding="utf-8-sig") as file:
         for number, image in enumerate(_elements(path, file), start=1):
             try:
-                regions = object_at(image, "regions", list)  # type: ignore[arg-type]
+                regions = object_at(image, "regions", list)
                 phrases = [str(object_at(region, "phrase", str)) for region in regions]  # type: ignore[attr-defined]
                 identity = image.get("id") or image.get("image_id") or regions[0]["image_id"]  # type: ignore
             except (ValueError, AttributeError, LookupError, TypeError) as error:
@@ -131,10 +131,17 @@ def _records(
         yield picture_record(number, first_there(folder, names), captions)
 
 
+def _read(path: Path, file: IO[str], size: int) -> str:
+    try:
+        return file.read(size)
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} is not UTF-8 text: download it again.") from error
+
+
 def _elements(path: Path, file: IO[str]) -> Iterator[object]:
     """Yield the elements of a JSON list one by one: Visual Genome's has hundreds of megabytes."""
     decoder = json.JSONDecoder()
-    rest = file.read(_CHUNK).lstrip()
+    rest = _read(path, file, _CHUNK).lstrip()
     if not rest.startswith("["):
         raise SourceError(f"{path} is no list of region descriptions.")
     rest = rest[1:]
@@ -145,7 +152,7 @@ def _elements(path: Path, file: IO[str]) -> Iterator[object]:
         try:
             element, end = decoder.raw_decode(rest)
         except (json.JSONDecodeError, RecursionError) as error:
-            more = file.read(max(_CHUNK, len(rest)))
+            more = _read(path, file, max(_CHUNK, len(rest)))
             if not more:
                 raise SourceError(f"{path} is not JSON ({error}), or is cut short: download it again.") from error
             rest += more

@@ -23,7 +23,7 @@ def member_place(archive: Path | str, member: str) -> str:
 
 def split_place(place: str) -> tuple[str, str | None]:
     """Return (path of the file, name of the member in it or None)."""
-    at = place.find(_MARK)
+    at = place.lower().find(_MARK)
     if at < 0 or os.path.isfile(place):  # noqa: PTH113 - asked for every picture
         return place, None
     end = at + len(_MARK)
@@ -73,7 +73,11 @@ def read_members(path: str) -> Mapping[str, tuple[int, int]]:
 def _members(path: str, _size: int, _mtime_ns: int) -> Mapping[str, tuple[int, int]]:
     """Look through the headers once for each state of the file."""
     try:
-        with tarfile.open(path, "r:") as archive:
-            return {m.name: (m.offset_data, m.size) for m in archive if m.isreg() and not m.issparse()}
+        with tarfile.open(path, "r:") as archive, Path(path).open("rb") as file:
+            found = {m.name: (m.offset_data, m.size) for m in archive if m.isreg() and not m.issparse()}
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile ends in silence where it is damaged
+                raise OSError(5, f"it is damaged or cut short behind its {len(found)} first members", path)
+            return found
     except tarfile.TarError as error:
         raise OSError(5, f"it is not a plain tar archive ({error}): unpack it if it is compressed", path) from error

@@ -43,7 +43,15 @@ def corpus_kind(path: Path) -> str | None:
 
 
 def read_corpus(path: Path, kind: str, options: CorpusOptions) -> Iterator[CaptionRecord | BadRecord]:
-    """Yield the records of a corpus in order; bad ones are values. Raise OSError or SourceError for the whole file."""
+    """Yield the records of a corpus in order; bad ones are values. Raise OSError or SourceError for the whole file.
+
+    Options that mean nothing to a format are a SourceError: a split that is not looked at would be taken for one.
+    """
+    if options.split is not None and kind != "karpathy":
+        raise SourceError(f"{path} has no splits: --split is for Karpathy's files.")
+    columns = (options.image_column, options.caption_column, options.label_column)
+    if any(columns) and kind not in ("table", "jsonl"):
+        raise SourceError(f"{path} has no columns: --image-column and the like are for tables and JSON Lines.")
     if kind == "jsonl":
         return read_jsonl(path, options)
     if kind == "table":

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmsearch.corpora.sidecars import clean_captions
+
+IMAGE_NAMES = (
+    "image",
+    "image_path",
+    "filepath",
+    "file_path",
+    "file_name",
+    "filename",
+    "image_name",
+    "path",
+    "file",
+    "img",
+)
+CAPTION_NAMES = ("caption", "captions", "text", "comment", "sentence", "description", "title", "raw", "phrase")
+"""What columns (or members of JSON objects) are called in the corpora that there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +55,8 @@ class CorpusOptions:
     """How to read a corpus, where it does not tell by itself.
 
     `images` is the absolute folder that pictures are named from (None: that of the corpus), `split` the part of a
-    Karpathy file to take (None: all), `captions_only` leaves the pictures out. The columns are those of a table.
+    Karpathy file to take (None: all), `captions_only` leaves the pictures out. The columns are those of a table, or the
+    members of JSON Lines.
     """
 
     images: str | None = None
@@ -106,8 +121,10 @@ def as_label(value: object) -> str | None:
     return str(value)
 
 
-def object_at(content: Mapping[str, object], name: str, kind: type) -> object:
-    """Return content[name]; raise ValueError unless it is there and of that kind."""
+def object_at(content: object, name: str, kind: type) -> object:
+    """Return content[name]; raise ValueError unless content is an object where it is there and of that kind."""
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
     value = content.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ValueError(f'it has no "{name}" that is {_KINDS[kind]}')

@@ -11,40 +11,39 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from mmsearch.corpora.records import BadRecord, CaptionRecord, CorpusOptions, first_there, picture_record, text_record
+from mmsearch.corpora.records import (
+    CAPTION_NAMES,
+    IMAGE_NAMES,
+    BadRecord,
+    CaptionRecord,
+    CorpusOptions,
+    first_there,
+    picture_record,
+    storable,
+    text_record,
+)
 from mmsearch.errors import SourceError
 
-IMAGE_NAMES = (
-    "image",
-    "image_path",
-    "filepath",
-    "file_path",
-    "file_name",
-    "filename",
-    "image_name",
-    "path",
-    "file",
-    "img",
-)
-CAPTION_NAMES = ("caption", "captions", "text", "comment", "sentence", "description", "title", "raw", "phrase")
 LABEL_NAMES = ("label", "class", "category")
 
-_DELIMITERS = ",;\t|"
+_DELIMITERS, _NONE = ",;\t|", "\x1f"
 _MAX_FIELD = 1 << 20
 
 
 def read_table(path: Path, options: CorpusOptions) -> Iterator[CaptionRecord | BadRecord]:
     """Yield a record for each row. Raise OSError, or SourceError when a column is not there: it says which ones are."""
     folder = options.images or str(path.parent)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            head = file.readline()
-        except UnicodeDecodeError as error:
-            raise SourceError(f"{path} is not UTF-8 text: save it as UTF-8.") from error
-        delimiter = max(_DELIMITERS, key=head.count)
+    # A row that is not UTF-8 is one bad row, not the end of the table: it is seen by its surrogates.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        head = file.readline()
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=head.count)
+        if delimiter not in head:
+            delimiter = _NONE  # a single column
         quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter in "|\t" else csv.QUOTE_MINIMAL
         csv.field_size_limit(_MAX_FIELD)
         columns = [name.strip() for name in next(csv.reader([head], delimiter=delimiter, quoting=quoting), [])]
+        if not storable(head):
+            raise SourceError(f"{path} is not UTF-8 text: save it as UTF-8.")
         caption = _column(path, columns, options.caption_column, CAPTION_NAMES, "--caption-column")
         if caption is None:
             raise SourceError(
@@ -63,21 +62,21 @@ def read_table(path: Path, options: CorpusOptions) -> Iterator[CaptionRecord | B
                 row = next(rows)
             except StopIteration:
                 return
-            except (csv.Error, UnicodeDecodeError) as error:
+            except csv.Error as error:
                 yield BadRecord(number, f"it cannot be read ({error})")
-                if isinstance(error, UnicodeDecodeError):
-                    return
                 continue
-            if row:
+            if not all(map(storable, row)):
+                yield BadRecord(number, "it is not UTF-8 text")
+            elif row and len(row) != len(columns):
+                yield BadRecord(number, f"it has {len(row)} columns, the header has {len(columns)}")
+            elif row:
                 yield _record(number, row, folder, caption, image, label)
 
 
 def _record(
     number: int, row: Sequence[str], folder: str, caption: int, image: int | None, label: int | None
 ) -> CaptionRecord | BadRecord:
-    if len(row) <= max(caption, image or 0):
-        return BadRecord(number, f"it has {len(row)} columns, too few")
-    told = row[label].strip() or None if label is not None and label < len(row) else None
+    told = row[label].strip() or None if label is not None else None
     if image is None:
         return text_record(number, row[caption], told)
     name = row[image].strip()

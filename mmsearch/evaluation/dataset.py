@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from mmsearch.corpora.records import BadRecord, CorpusOptions
 from mmsearch.errors import EvaluationError, SourceError
 from mmsearch.evaluation.ranks import Relevance
 from mmsearch.types import Int64, Modality
+
+_MOST_PAIRS = 4_000_000
+"""Pairs of a query and what is relevant to it in one direction: some 200 MB."""
 
 
 class Direction(StrEnum):
@@ -65,8 +69,11 @@ class EvalSet:
         return self.pictures[number] if modality is Modality.IMAGE else self.captions[number]
 
     def id_of(self, modality: Modality, number: int) -> str:
-        """Return what names a picture or caption among all of its kind."""
-        return self.pictures[number] if modality is Modality.IMAGE else f"caption-{number + 1}"
+        """Return what names a picture or caption among all of its kind, whatever else is in the set."""
+        if modality is Modality.IMAGE:
+            return self.pictures[number]
+        owner, text = int(self.owners[number]), self.captions[number]
+        return f"{self.pictures[owner] if owner >= 0 else ''}#{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def without_pictures(self, missing: Sequence[int]) -> EvalSet:
         """Return the set without some pictures (by number) and without their captions."""
@@ -124,6 +131,7 @@ def load_eval_set(path: Path, options: CorpusOptions, *, limit: int | None = Non
     captions: list[str] = []
     owners: list[int] = []
     caption_labels: list[str | None] = []
+    known: set[tuple[int, str]] = set()
     unread = 0
     try:
         for record in read_corpus(path, kind, options):
@@ -140,9 +148,12 @@ def load_eval_set(path: Path, options: CorpusOptions, *, limit: int | None = Non
                 owner = pictures[record.image]
             elif limit is not None and len(captions) >= limit and not pictures:
                 break
-            captions += record.captions
-            owners += [owner] * len(record.captions)
-            caption_labels += [record.label] * len(record.captions)
+            for caption in record.captions:
+                if (owner, caption) not in known:  # a corpus may tell a caption of a picture again
+                    known.add((owner, caption))
+                    captions.append(caption)
+                    owners.append(owner)
+                    caption_labels.append(record.label)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}.") from error
     if not pictures and not captions:
@@ -162,32 +173,37 @@ def make_tasks(data: EvalSet, directions: Sequence[Direction] | None = None) -> 
     """Return a task for each direction in which anything is relevant, or for each that is asked for.
 
     text→image: a caption's picture. image→text: a picture's captions. text→text: the other captions of its picture or
-    of its label. image→image: the other pictures of its label. Raise EvaluationError for a direction without queries.
+    of its label. image→image: the other pictures of its label; of large classes evenly spread queries are taken. Raise
+    EvaluationError for a direction without queries.
     """
     tasks = []
     for direction in directions or tuple(Direction):
         groups = _groups(data, direction)
-        if direction.query is direction.target:
-            lists = [[other for other in group if other != i] for i, group in enumerate(groups)]
-        else:
-            lists = groups
-        queries = np.flatnonzero([len(some) > 0 for some in lists])
+        is_own = direction.query is direction.target
+        queries = _sampled(np.flatnonzero([len(group) > is_own for group in groups]), groups)
         if not len(queries):
             if directions:
                 raise EvaluationError(f"Nothing in {data.name} says what is relevant in the direction {direction}.")
             continue
+        lists = [[other for other in groups[i] if not is_own or other != i] for i in queries]
         tasks.append(
             Task(
                 direction=direction,
                 queries=queries,
-                relevance=Relevance.of([lists[i] for i in queries]),
+                relevance=Relevance.of(lists),
                 clusters=_clusters(data, direction)[queries],
-                own=queries if direction.query is direction.target else None,
+                own=queries if is_own else None,
             )
         )
     if not tasks:
         raise EvaluationError(f"Nothing in {data.name} says what belongs together: it has no captioned pictures.")
     return tuple(tasks)
+
+
+def _sampled(queries: Int64, groups: Sequence[Sequence[int]]) -> Int64:
+    """Return the queries, or evenly spread ones where large classes make too many pairs of query and answer."""
+    pairs = sum(len(groups[i]) for i in queries)
+    return queries[:: -(-pairs // _MOST_PAIRS)] if pairs > _MOST_PAIRS else queries
 
 
 def _groups(data: EvalSet, direction: Direction) -> list[list[int]]:

@@ -48,59 +48,88 @@ def embed_set(
     stamp = _stamp(encoder, "pictures", [f"{place} {_stat(place)}" for place in data.pictures])
     images = _kept(cache, stamp)
     if images is None:
-        images = _embed_pictures(encoder, data.pictures, lambda done: progress(done, total))
-        _keep(cache, stamp, images)
+        images, may_pass = _embed_pictures(encoder, data.pictures, lambda done: progress(done, total))
+        _keep(None if may_pass else cache, stamp, images)
     unread = np.flatnonzero(np.isnan(images).all(axis=1)) if images.size else np.empty(0, dtype=np.int64)
     if len(unread) and len(unread) == len(data.pictures):
         raise EvaluationError(
             f"None of the {len(data.pictures):,} pictures of {data.name} can be read (the first is {data.pictures[0]}):"
             " name their folder with --images."
         )
-    stamp = _stamp(encoder, "captions", data.captions)
-    texts = _kept(cache, stamp)
-    if texts is None:
-        parts = []
-        for start in range(0, len(data.captions), _TEXTS):
-            parts.append(encoder.encode_texts(data.captions[start : start + _TEXTS]))
-            progress(len(data.pictures) + start + len(parts[-1]), total)
-        texts = np.concatenate(parts) if parts else np.empty((0, encoder.spec.dim), dtype=np.float32)
-        _keep(cache, stamp, texts)
+    texts = embed_texts(
+        encoder, data.captions, cache=cache, progress=lambda done: progress(len(data.pictures) + done, total)
+    )
     progress(total, total)
     kept = ~np.isin(data.owners, unread)
     return EmbeddedSet(data.without_pictures(unread.tolist()), np.delete(images, unread, axis=0), texts[kept])
 
 
-def _embed_pictures(encoder: Encoder, places: Sequence[str], progress: Callable[[int], None]) -> Float32:
-    """Return the rows (n, dim) of pictures; NaN for one that cannot be read."""
+def embed_texts(
+    encoder: Encoder, texts: Sequence[str], *, cache: Path | None, progress: Callable[[int], None] = lambda done: None
+) -> Float32:
+    """Return the rows (n, dim) of texts, from the cache where they are; raise EvaluationError for one not finite."""
+    stamp = _stamp(encoder, "captions", texts)
+    rows = _kept(cache, stamp)
+    if rows is None:
+        parts = [np.empty((0, encoder.spec.dim), dtype=np.float32)]
+        for start in range(0, len(texts), _TEXTS):
+            parts.append(_finite(encoder.encode_texts(texts[start : start + _TEXTS]), texts[start : start + _TEXTS]))
+            progress(start + len(parts[-1]))
+        rows = np.concatenate(parts)
+        _keep(cache, stamp, rows)
+    return rows
+
+
+def _finite(rows: Float32, names: Sequence[str]) -> Float32:
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise EvaluationError(
+            f"The vector of {names[bad[0]]!r} holds numbers that are not finite: the encoder is broken."
+        )
+    return rows
+
+
+def _embed_pictures(encoder: Encoder, places: Sequence[str], progress: Callable[[int], None]) -> tuple[Float32, bool]:
+    """Return the rows (n, dim) of pictures, NaN for one that cannot be read, and whether another try may read more."""
     rows = np.full((len(places), encoder.spec.dim), np.nan, dtype=np.float32)
     waiting: list[tuple[int, UInt8]] = []
+    may_pass = False
 
     def encode() -> None:
         if waiting:
-            rows[[number for number, _ in waiting]] = encoder.encode_images(np.stack([pixels for _, pixels in waiting]))
+            numbers = [number for number, _ in waiting]
+            made = encoder.encode_images(np.stack([pixels for _, pixels in waiting]))
+            rows[numbers] = _finite(made, [places[number] for number in numbers])
             waiting.clear()
 
     for number, pixels in enumerate(_prepared(encoder, places)):
-        if pixels is not None:
+        if isinstance(pixels, OSError):
+            may_pass = True
+        elif pixels is not None:
             waiting.append((number, pixels))
         if len(waiting) >= encoder.image_batch:
             encode()
             progress(number + 1)
     encode()
-    return rows
+    return rows, may_pass
 
 
-def _prepared(encoder: Encoder, places: Sequence[str]) -> Iterator[UInt8 | None]:
-    """Yield the pixels (3, S, S) of pictures in order, None for one that cannot be read; a bounded number ahead."""
+def _prepared(encoder: Encoder, places: Sequence[str]) -> Iterator[UInt8 | OSError | None]:
+    """Yield the pixels (3, S, S) of pictures in order, a bounded number ahead.
 
-    def prepare(place: str) -> UInt8 | None:
+    For one that cannot be read it is None, or the OSError of a disk (which may pass).
+    """
+
+    def prepare(place: str) -> UInt8 | OSError | None:
         try:
             with open_place(place) as file:
                 return encoder.prepare_image(decode(file, place, min_side=encoder.min_side)[0])
-        except (OSError, ImageError):
+        except ImageError:
             return None
+        except OSError as error:
+            return error
 
-    ahead: deque[Future[UInt8 | None]] = deque()
+    ahead: deque[Future[UInt8 | OSError | None]] = deque()
     todo = iter(places)
     with ThreadPoolExecutor(Settings.from_environment().threads, thread_name_prefix="mmsearch-load") as pool:
         ahead.extend(pool.submit(prepare, place) for place in itertools.islice(todo, 2 * encoder.image_batch))

@@ -7,6 +7,7 @@ Intervals: percentile bootstrap over clusters (Efron 1979), since the captions o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,7 +34,10 @@ _BLOCK = 100
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric over all queries, and its 95 % interval. All but the median rank lie between 0 and 1."""
+    """A metric over all queries, and its 95 % interval. All but the median rank lie between 0 and 1.
+
+    A median rank is infinite where half of the queries found nothing.
+    """
 
     name: str
     value: float
@@ -99,6 +103,9 @@ def compare(
     found = []
     for name in a:
         one, other = a[name], b[name]
+        if name == MEDIAN:  # a rank that is not known is the one behind the last that is
+            worst = max(float(x[x < NOT_FOUND].max(initial=0)) for x in (one, other)) + 1
+            one, other = np.minimum(one, worst), np.minimum(other, worst)
         difference = np.log(other) - np.log(one) if name == MEDIAN else other - one
         sums = np.bincount(member, difference)
         sizes = np.bincount(member)
@@ -109,7 +116,9 @@ def compare(
             signs = rng.integers(0, 2, (min(500, rounds - start), len(sums)), dtype=np.int8) * 2.0 - 1.0
             extreme += int((np.abs(signs @ sums) / len(difference) >= abs(observed) - 1e-12).sum())
         low, high = np.percentile(resampled, [2.5, 97.5])
-        value_a, value_b = (float(np.median(x)) if name == MEDIAN else float(x.mean()) for x in (one, other))
+        value_a, value_b = (
+            _known(float(np.median(x))) if name == MEDIAN else float(x.mean()) for x in (a[name], b[name])
+        )
         found.append(
             Difference(name, value_a, value_b, float(observed), float(low), float(high), (1 + extreme) / (1 + rounds))
         )
@@ -124,10 +133,14 @@ def _metric(name: str, column: Float64, member: Int64, weights: Float64) -> Metr
             [_medians(ordered, places, weights[i : i + _BLOCK]) for i in range(0, _ROUNDS, _BLOCK)]
         )
         low, high = np.percentile(medians, [2.5, 97.5])
-        return Metric(name, float(np.median(column)), float(low), float(high))
+        return Metric(name, *(_known(float(x)) for x in (np.median(column), low, high)))
     sums, sizes = np.bincount(member, column), np.bincount(member)
     low, high = np.percentile((weights @ sums) / (weights @ sizes), [2.5, 97.5])
     return Metric(name, float(column.mean()), float(low), float(high))
+
+
+def _known(rank: float) -> float:
+    return math.inf if rank >= NOT_FOUND / 2 else rank
 
 
 def _medians(ordered: Float64, places: Int64, weights: Float64) -> Float64:

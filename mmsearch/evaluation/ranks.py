@@ -63,6 +63,11 @@ class Ranks:
         return self.ranks[self.starts[:-1]]
 
 
+def censored(ranks: Ranks, depth: int) -> Ranks:
+    """Return the ranks as they would be known from the first `depth` answers alone."""
+    return Ranks(np.where(ranks.ranks > depth, NOT_FOUND, ranks.ranks), ranks.starts)
+
+
 def rank_all(
     queries: Float32, candidates: Float32, relevance: Relevance, *, own: Int64 | None = None, tie: float = TIE
 ) -> Ranks:

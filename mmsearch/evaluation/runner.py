@@ -20,7 +20,7 @@ from mmsearch.errors import EvaluationError, QueryError
 from mmsearch.evaluation.dataset import Direction, EvalSet, Task, load_eval_set
 from mmsearch.evaluation.embed import Progress, embed_set
 from mmsearch.evaluation.metrics import Difference, Metric, compare, per_query, summarise
-from mmsearch.evaluation.ranks import NOT_FOUND, Ranks
+from mmsearch.evaluation.ranks import NOT_FOUND, Ranks, censored
 from mmsearch.evaluation.systems import CollectionSystem, EncoderSystem, Found, IndexRecall, Latency, System
 from mmsearch.evaluation.trec import document_id, rank_run, read_qrels, read_run, write_qrels, write_run
 from mmsearch.types import Encoder, Float64
@@ -45,11 +45,15 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class DirectionReport:
-    """The metrics of one direction over `queries` queries, each answered among `candidates`."""
+    """The metrics of one direction over `queries` queries, each answered among `candidates`.
+
+    Ranks are known to `depth`; None: all of them.
+    """
 
     direction: str
     queries: int
     candidates: int
+    depth: int | None
     metrics: tuple[Metric, ...]
 
     def __getitem__(self, name: str) -> float:
@@ -62,13 +66,16 @@ class DirectionReport:
 
 @dataclass(frozen=True, slots=True)
 class EvalReport:
-    """What `mmsearch eval` tells. `recall` and `latency` are of a collection's index; `unread` were left out."""
+    """What `mmsearch eval` tells. `recall` and `latency` are of a collection's index; `unread` records were left
+    out, `absent` pictures and captions are not in the collection.
+    """
 
     dataset: str
     system: str
     pictures: int
     captions: int
     unread: int
+    absent: int
     directions: tuple[DirectionReport, ...]
     recall: tuple[IndexRecall, ...] = ()
     latency: tuple[Latency, ...] = ()
@@ -113,6 +120,7 @@ class Evaluation:
                 direction=str(m.task.direction),
                 queries=len(m.ranks),
                 candidates=self.system.candidates(m.task),
+                depth=self.system.depth,
                 metrics=summarise(m.values, m.task.clusters),
             )
             for m in self.measured
@@ -125,6 +133,7 @@ class Evaluation:
             pictures=len(data.pictures),
             captions=len(data.captions),
             unread=data.unread,
+            absent=self.system.absent,
             directions=directions,
             recall=recall,
             latency=latency,
@@ -209,16 +218,25 @@ def evaluate(
         if path is None
         else load_eval_set(path, options or CorpusOptions(), limit=limit)
     )
-    embedded = embed_set(searching.encoder, data, cache=place, progress=progress)
-    return Evaluation(CollectionSystem(searching, embedded, directions), seconds=time.perf_counter() - started)
+    system = CollectionSystem(searching, data, directions, cache=place, progress=progress)
+    return Evaluation(system, seconds=time.perf_counter() - started)
 
 
 def evaluate_run(run: Path, qrels: Path) -> EvalReport:
     """Return the metrics of a TREC run; raise EvaluationError for a file that is none."""
-    queries, ranks, gains = rank_run(read_run(run), read_qrels(qrels))
+    answers = read_run(run)
+    queries, ranks, gains = rank_run(answers, read_qrels(qrels))
     metrics = summarise(per_query(ranks, gains=gains), np.arange(len(queries), dtype=np.int64))
-    report = DirectionReport(direction="run", queries=len(queries), candidates=0, metrics=metrics)
-    return EvalReport(dataset=qrels.name, system=run.name, pictures=0, captions=0, unread=0, directions=(report,))
+    report = DirectionReport(
+        direction="run",
+        queries=len(queries),
+        candidates=0,
+        depth=max(map(len, answers.values()), default=0),
+        metrics=metrics,
+    )
+    return EvalReport(
+        dataset=qrels.name, system=run.name, pictures=0, captions=0, unread=0, absent=0, directions=(report,)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +263,13 @@ def compare_evaluations(a: Evaluation, b: Evaluation) -> tuple[Comparison, ...]:
             mine, theirs = (_query_ids(e, m) for e, m in ((a, one), (b, other)))
             _, rows, columns = np.intersect1d(mine, theirs, return_indices=True)
             if len(rows):
+                depths = [depth for depth in (a.system.depth, b.system.depth) if depth is not None]
+                values = [
+                    per_query(censored(m.ranks, min(depths))) if depths else m.values for m in (one, other)
+                ]  # what one of them cannot know, neither may
                 differences = compare(
-                    {name: column[rows] for name, column in one.values.items()},
-                    {name: column[columns] for name, column in other.values.items()},
+                    {name: column[rows] for name, column in values[0].items()},
+                    {name: column[columns] for name, column in values[1].items()},
                     one.task.clusters[rows],
                 )
                 found.append(Comparison(str(one.task.direction), a.system.name, b.system.name, len(rows), differences))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def _page(report: EvalReport, thumbnail: Callable[[str], str | None]) -> Iterato
     yield "<table><tr><th>direction<th>queries<th>R@1<th>R@5<th>R@10<th>median rank</tr>"
     for one in report.directions:
         cells = "".join(f"<td>{100 * one[name]:.1f}" for name in ("R@1", "R@5", "R@10"))
-        yield f"<tr><td>{html.escape(one.direction)}<td>{one.queries:,}{cells}<td>{one['median rank']:,.0f}</tr>"
+        median = _rank(one["median rank"], one.depth)
+        yield f"<tr><td>{html.escape(one.direction)}<td>{one.queries:,}{cells}<td>{median}</tr>"
     yield "</table>"
     direction = None
     for failure in report.worst:
@@ -65,6 +67,10 @@ def _page(report: EvalReport, thumbnail: Callable[[str], str | None]) -> Iterato
             direction = failure.direction
             yield f"<h2>{html.escape(str(direction))}: the queries that went worst</h2>"
         yield from _failure(failure, thumbnail)
+
+
+def _rank(rank: float, depth: int | None) -> str:
+    return f"&gt;{depth}" if math.isinf(rank) else f"{rank:,.0f}"
 
 
 def _failure(failure: Failure, thumbnail: Callable[[str], str | None]) -> Iterator[str]:

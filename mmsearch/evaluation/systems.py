@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from mmsearch.engine.engine import SearchEngine
 from mmsearch.errors import EvaluationError
 from mmsearch.evaluation.dataset import Direction, EvalSet, Task, make_tasks
-from mmsearch.evaluation.embed import EmbeddedSet
+from mmsearch.evaluation.embed import EmbeddedSet, Progress, embed_texts
 from mmsearch.evaluation.ranks import Ranks, Relevance, rank_all, rank_found
 from mmsearch.types import Float32, Int64, Modality
 from mmsearch.vectors.index import VectorIndex, measure_recall
@@ -23,6 +24,7 @@ DEPTH = 100
 
 _RECALL_QUERIES = 1000
 _TIMED_QUERIES = 200
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,14 @@ class System(Protocol):
     def tasks(self) -> tuple[Task, ...]:
         """The directions."""
 
+    @property
+    def depth(self) -> int | None:
+        """How many answers there are to a query at most; None: everything is ranked."""
+
+    @property
+    def absent(self) -> int:
+        """How many of the pictures and captions looked for it does not hold."""
+
     def candidates(self, task: Task) -> int:
         """Return among how many a query is answered."""
 
@@ -97,6 +107,9 @@ class System(Protocol):
 class EncoderSystem:
     """An encoder alone: every candidate is scored."""
 
+    depth = None
+    absent = 0
+
     def __init__(self, name: str, embedded: EmbeddedSet, directions: Sequence[Direction] | None) -> None:
         self.name = name
         self.data = embedded.data
@@ -114,15 +127,20 @@ class EncoderSystem:
 
     def best(self, task: Task, rows: Sequence[int], k: int) -> list[list[Found]]:
         """Return the first k answers to some queries."""
+        candidates = self._rows[task.direction.target]
+        k = min(k, self.candidates(task))
         found = []
-        for row in rows:
-            scores = self._rows[task.direction.target] @ self._rows[task.direction.query][task.queries[row]]
+        for start in range(0, len(rows), _AT_ONCE):
+            some = list(rows[start : start + _AT_ONCE])
+            scores = self._rows[task.direction.query][task.queries[some]] @ candidates.T
             if task.own is not None:
-                scores[task.own[row]] = -np.inf
-            first = np.argsort(-scores, kind="stable")[: min(k, self.candidates(task))]
-            relevant = set(task.relevance.to(row).tolist())
-            named = self.describe(task, first.tolist())
-            found.append([Found(*named[i], float(scores[i]), i in relevant) for i in first.tolist()])
+                scores[np.arange(len(some)), task.own[some]] = -np.inf
+            first = np.argpartition(-scores, k - 1, axis=1)[:, :k] if k < scores.shape[1] else _all_of(scores)
+            for row, places, values in zip(some, first, scores, strict=True):
+                order = places[np.lexsort((places, -values[places]))].tolist()
+                relevant = set(task.relevance.to(row).tolist())
+                named = self.describe(task, order)
+                found.append([Found(*named[i], float(values[i]), i in relevant) for i in order])
         return found
 
     def describe(self, task: Task, items: Sequence[int]) -> dict[int, tuple[str, str]]:
@@ -143,25 +161,40 @@ class CollectionSystem:
     """A collection: queries are answered by its index, among all that it holds."""
 
     def __init__(
-        self, engine: SearchEngine, embedded: EmbeddedSet, directions: Sequence[Direction] | None, *, depth: int = DEPTH
+        self,
+        engine: SearchEngine,
+        data: EvalSet,
+        directions: Sequence[Direction] | None = None,
+        *,
+        cache: Path | None = None,
+        progress: Progress = lambda done, total: None,
+        depth: int = DEPTH,
     ) -> None:
-        """Ask with the vectors of a set all of whose pictures (and captions looked for) the collection must hold."""
+        """Ask with a set's pictures, by their stored vectors, and captions. What the collection lacks is left out.
+
+        Captions that it does not hold are embedded, for they ask all the same. Raise EvaluationError when it holds
+        nothing of the set.
+        """
         self.name = str(engine.collection.layout.root)
-        self.data = embedded.data
+        self.depth: int | None = depth
         self._engine = engine
-        self._depth = depth
-        self._rows = {Modality.IMAGE: embedded.images, Modality.TEXT: embedded.texts}
         self._indexes: dict[Modality, VectorIndex] = {m: engine.collection.index(m)[1] for m in Modality}
-        self._ids = {
-            Modality.IMAGE: self._held(Modality.IMAGE),
-            Modality.TEXT: self._held(Modality.TEXT),
-        }
-        self.tasks = tuple(filter(None, map(self._in_ids, make_tasks(embedded.data, directions))))
+        held = self._held_pictures(data)
+        lacking = np.flatnonzero(held < 0)
+        self.data = data.without_pictures(lacking.tolist())
+        texts = self._held_captions()
+        self._ids = {Modality.IMAGE: held[held >= 0], Modality.TEXT: texts}
+        self.absent = len(lacking) + int((texts < 0).sum())
+        self.tasks = tuple(filter(None, map(self._in_ids, self._possible(directions))))
         if not self.tasks:
             raise EvaluationError(
-                f"The collection {self.name} holds nothing of {self.data.name}: run 'mmsearch index' on it first, or"
-                " name another collection."
+                f"The collection {self.name} holds nothing of {data.name}: run 'mmsearch index' on it first, or name"
+                " another collection."
             )
+        self._rows = {
+            Modality.IMAGE: self._indexes[Modality.IMAGE].store.take(self._ids[Modality.IMAGE]).astype(np.float32),
+            Modality.TEXT: self._text_rows(cache, progress),
+        }
 
     def candidates(self, task: Task) -> int:
         """Return among how many a query is answered."""
@@ -169,7 +202,7 @@ class CollectionSystem:
 
     def ranks(self, task: Task) -> Ranks:
         """Return where the relevant stand among the first `depth`."""
-        ids, scores = self._search(task, task.queries, task.own, self._depth)
+        ids, scores = self._search(task, task.queries, task.own, self.depth or DEPTH)
         return rank_found(ids, scores, task.relevance)
 
     def best(self, task: Task, rows: Sequence[int], k: int) -> list[list[Found]]:
@@ -226,15 +259,32 @@ class CollectionSystem:
             found.append(_percentiles("whole query, text→image", seconds))
         return tuple(found)
 
-    def _held(self, modality: Modality) -> Int64:
-        """Return the vector ids of the set's pictures or captions, −1 for what the collection does not hold."""
-        catalog = self._engine.collection.catalog
-        if modality is Modality.IMAGE:
-            known = catalog.vectors_by_key(modality, self.data.pictures)
-            return np.array([known.get(place, -1) for place in self.data.pictures], dtype=np.int64)
+    def _held_pictures(self, data: EvalSet) -> Int64:
+        """Return the vector ids of pictures, −1 for those that the collection does not hold."""
+        known = self._engine.collection.catalog.vectors_by_key(Modality.IMAGE, data.pictures)
+        return np.array([known.get(place, -1) for place in data.pictures], dtype=np.int64)
+
+    def _held_captions(self) -> Int64:
+        """Return the vector ids of captions, −1 for those that the collection does not hold."""
         hashes = [hashlib.sha256(text.encode()).digest() for text in self.data.captions]
-        held = catalog.vectors_by_content(modality, hashes)
-        return np.array([held.get(digest, -1) for digest in hashes], dtype=np.int64)
+        known = self._engine.collection.catalog.vectors_by_content(Modality.TEXT, hashes)
+        return np.array([known.get(digest, -1) for digest in hashes], dtype=np.int64)
+
+    def _possible(self, directions: Sequence[Direction] | None) -> tuple[Task, ...]:
+        if not len(self.data.pictures) and not (self._ids[Modality.TEXT] >= 0).any():
+            return ()
+        return make_tasks(self.data, directions)
+
+    def _text_rows(self, cache: Path | None, progress: Progress) -> Float32:
+        ids = self._ids[Modality.TEXT]
+        rows = np.empty((len(ids), self._engine.collection.spec.dim), dtype=np.float32)
+        rows[ids >= 0] = self._indexes[Modality.TEXT].store.take(ids[ids >= 0])
+        missing = [self.data.captions[i] for i in np.flatnonzero(ids < 0)]
+        if missing:
+            rows[ids < 0] = embed_texts(
+                self._engine.encoder, missing, cache=cache, progress=lambda done: progress(done, len(missing))
+            )
+        return rows
 
     def _in_ids(self, task: Task) -> Task | None:
         """Return the task with vector ids for candidates; copies, which share a vector, are one."""
@@ -263,6 +313,10 @@ class CollectionSystem:
             return found.ids, found.scores
         is_own = found.ids == own[:, None]
         return np.where(is_own, -1, found.ids), np.where(is_own, -np.inf, found.scores).astype(np.float32)
+
+
+def _all_of(scores: Float32) -> Int64:
+    return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
 
 
 def _timed(function: Callable[..., object], *arguments: object) -> float:

@@ -70,6 +70,8 @@ def rank_run(run: Run, qrels: Qrels) -> tuple[tuple[str, ...], Ranks, Float64]:
     queries = tuple(query for query, gains in qrels.items() if any(gain > 0 for gain in gains.values()))
     if not queries:
         raise EvaluationError("The qrels name nothing relevant to any query.")
+    if not any(query in run for query in queries):
+        raise EvaluationError("The run answers none of the queries of the qrels: the two do not belong together.")
     ranks, gains, starts = [], [], [0]
     for query in queries:
         scores = run.get(query, {})

@@ -64,6 +64,12 @@ def test_a_collection_and_its_index(home: Path) -> None:
         (["--run", "x.run", "--qrels", "x.qrels"], "x.run cannot be read"),
         ([CAPTIONS, "--images", "/nowhere"], "no folder /nowhere"),
         ([CAPTIONS, "--compare", "compact", "klip"], "no encoder 'klip'"),
+        ([CAPTIONS, "--compare", "compact", "./nope"], "No collection yet"),
+        ([CAPTIONS, "--compare", "compact", "compact", "--worst", "3"], "leave it out with --run and --compare"),
+        ([CAPTIONS, "--sheet", "."], "name a file for --sheet"),
+        ([CAPTIONS, "--split", "val"], "no splits"),
+        (["--run", "x.run", "--qrels", "x.qrels", "--encoder", "compact"], "with --qrels alone"),
+        (["--collection", "default", "--images", "."], "name the corpus as well"),
     ],
 )
 def test_errors_are_one_sentence(home: Path, tmp_path: Path, arguments: list[str], words: str) -> None:

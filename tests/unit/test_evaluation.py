@@ -13,9 +13,10 @@ import mmsearch
 from mmsearch.corpora.records import CorpusOptions
 from mmsearch.errors import EvaluationError, QueryError, SourceError
 from mmsearch.evaluation.dataset import Direction, load_eval_set, make_tasks
-from mmsearch.evaluation.runner import compare_evaluations, compare_runs, evaluate, evaluate_run
+from mmsearch.evaluation.runner import Evaluation, compare_evaluations, compare_runs, evaluate, evaluate_run
 from mmsearch.evaluation.sheet import write_sheet
-from mmsearch.types import Float32
+from mmsearch.evaluation.systems import CollectionSystem
+from mmsearch.types import Float32, UInt8
 from tests.support import ToyEncoder, make_folder, run
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow"]
@@ -114,13 +115,7 @@ def test_a_collection_through_its_index(corpus: Path, place: Path) -> None:
     run(place, Oracle(wrong=range(10)), corpus)
     engine = mmsearch.SearchEngine(mmsearch.Collection.open(place), Oracle(wrong=range(10)))
     exact = evaluate(corpus, encoder=Oracle(wrong=range(10))).report()
-    from mmsearch.evaluation.embed import embed_set
-    from mmsearch.evaluation.runner import Evaluation
-    from mmsearch.evaluation.systems import CollectionSystem
-
-    data = load_eval_set(corpus, CorpusOptions())
-    embedded = embed_set(engine.encoder, data, cache=None)
-    evaluation = Evaluation(CollectionSystem(engine, embedded, None))
+    evaluation = Evaluation(CollectionSystem(engine, load_eval_set(corpus, CorpusOptions())))
     report = evaluation.report(worst=2)
     for one in report.directions:
         for metric, other in zip(one.metrics, exact[one.direction].metrics, strict=True):
@@ -205,3 +200,100 @@ def test_what_cannot_be_evaluated_is_told(tmp_path: Path, name: str) -> None:
         evaluate(tmp_path / name, encoder=Oracle())
     with pytest.raises(QueryError, match="what to evaluate on"):
         evaluate(encoder=Oracle())
+
+
+class Broken(Oracle):
+    """An encoder whose vectors are no numbers now and then."""
+
+    def encode_images(self, pixels: UInt8) -> Float32:
+        rows = super().encode_images(pixels)
+        rows[1::2] = np.nan
+        return rows
+
+
+def test_a_vector_that_is_no_number_is_an_error_and_is_not_kept(corpus: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"vector of .*png.* finite"):
+        evaluate(corpus, encoder=Broken())
+    assert evaluate(corpus, encoder=Oracle()).report()["text→image"]["R@1"] == 1.0
+
+
+def test_a_disk_that_fails_once_is_asked_again(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmsearch.evaluation import embed
+
+    whole = embed.open_place
+
+    def failing(place: str) -> object:
+        if place.endswith("p0007.png"):
+            raise OSError(5, "Input/output error")
+        return whole(place)
+
+    monkeypatch.setattr(embed, "open_place", failing)
+    assert evaluate(corpus, encoder=Oracle()).report().unread == 1
+    monkeypatch.undo()
+    assert evaluate(corpus, encoder=Oracle()).report().unread == 0
+
+
+def test_copies_and_shared_captions_are_one_candidate_in_a_collection(tmp_path: Path, place: Path) -> None:
+    folder = tmp_path / "corpus"
+    make_folder(folder, 6)
+    (folder / "p0005.png").write_bytes((folder / "p0004.png").read_bytes())
+    lines = [{"image": f"p{n:04d}.png", "captions": [f"picture {min(n, 4)}", "a thing 0"]} for n in range(6)]
+    (folder / "c.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    run(place, Oracle(), folder / "c.jsonl")
+    with mmsearch.SearchEngine(mmsearch.Collection.open(place), Oracle()) as engine:
+        report = Evaluation(CollectionSystem(engine, load_eval_set(folder / "c.jsonl", CorpusOptions()))).report()
+    assert report["image→text"].candidates == 6, "five captions of their own, and the one that all share"
+    assert report["text→image"].candidates == 5
+    assert report["image→text"]["R@1"] == 1.0
+    alone = evaluate(folder / "c.jsonl", encoder=Oracle()).report()
+    assert alone["text→image"]["R@1"] < report["text→image"]["R@1"], (
+        "a copy ties with the picture, which counts against"
+    )
+
+
+def test_what_the_collection_lacks_is_told_and_stored_vectors_serve(corpus: Path, place: Path) -> None:
+    part = corpus.with_name("part.jsonl")
+    part.write_text("\n".join(corpus.read_text().splitlines()[:10]))
+    run(place, Oracle(), part)
+    for path in corpus.parent.glob("*.png"):
+        path.unlink()
+    encoder = Oracle()
+    with mmsearch.SearchEngine(mmsearch.Collection.open(place), encoder) as engine:
+        report = Evaluation(CollectionSystem(engine, load_eval_set(corpus, CorpusOptions()))).report()
+    assert (report.pictures, report.absent) == (10, 30)
+    assert report["text→image"]["R@1"] == 1.0
+    assert encoder.images == 0
+
+
+def test_captions_are_the_same_query_whatever_their_order(corpus: Path) -> None:
+    reverse = corpus.with_name("reverse.jsonl")
+    reverse.write_text("\n".join(reversed(corpus.read_text().splitlines())))
+    a, b = (evaluate(path, encoder=Oracle(wrong=range(10))) for path in (corpus, reverse))
+    for one in compare_evaluations(a, b):
+        assert all((d.difference, d.low, d.high) == (0.0, 0.0, 0.0) for d in one.differences), one.direction
+
+
+def test_an_encoder_and_its_collection_do_not_differ(corpus: Path, place: Path) -> None:
+    run(place, Oracle(wrong=range(20)), corpus)
+    with mmsearch.SearchEngine(mmsearch.Collection.open(place), Oracle(wrong=range(20))) as engine:
+        through = Evaluation(CollectionSystem(engine, load_eval_set(corpus, CorpusOptions()), depth=5))
+        alone = evaluate(corpus, encoder=Oracle(wrong=range(20)))
+        compared = {one.direction: one for one in compare_evaluations(alone, through)}
+        report = through.report()
+    assert all(difference.p == 1.0 for difference in compared["text→image"].differences)
+    assert report["text→image"].depth == 5
+
+
+def test_large_classes_are_sampled(monkeypatch: pytest.MonkeyPatch, corpus: Path) -> None:
+    from mmsearch.evaluation import dataset
+
+    monkeypatch.setattr(dataset, "_MOST_PAIRS", 100)
+    (task,) = make_tasks(load_eval_set(corpus, CorpusOptions()), [Direction.IMAGE_IMAGE])
+    assert 5 <= len(task.queries) <= 10
+    assert len(task.relevance.items) == 9 * len(task.queries)
+
+
+def test_a_corpus_that_repeats_itself_counts_once(tmp_path: Path) -> None:
+    make_folder(tmp_path, 1)
+    (tmp_path / "a.csv").write_text("image,caption\np0000.png,a dog\np0000.png,a dog\np0000.png,a cat\n")
+    assert load_eval_set(tmp_path / "a.csv", CorpusOptions()).captions == ("a dog", "a cat")

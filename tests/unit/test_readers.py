@@ -156,8 +156,72 @@ def test_bad_rows_are_told(tmp_path: Path) -> None:
     path.write_text("image,caption\np.png\n,a dog\nhttp://x/y.jpg,a cat\n\np.png,\n")
     reasons = [record.reason for record in records(path) if isinstance(record, BadRecord)]
     assert [reason.split()[0] for reason in reasons] == ["it", "it", "its"]
-    assert "too few" in reasons[0]
+    assert reasons[0] == "it has 1 columns, the header has 2"
     assert "URL" in reasons[2]
+    path.write_bytes(b"caption\nred, green\n\xff\xfe\nblue\n")
+    assert [getattr(record, "captions", None) for record in records(path)] == [("red, green",), None, ("blue",)]
+
+
+def test_json_lines_by_other_names(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [{"caption": "a dog"}, {"file_name": "p.png", "caption": "a cat"}, {"key": "q.png", "en": ["a cow"]}]
+    path.write_text("\n".join(map(json.dumps, lines[:2])))
+    assert good(path) == [(None, ("a dog",)), ("p.png", ("a cat",))]
+    path.write_text(json.dumps(lines[2]))
+    assert good(path, CorpusOptions(image_column="key", caption_column="en")) == [("q.png", ("a cow",))]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("a.csv", CorpusOptions(split="test"), "no splits"),
+        ("a.tar", CorpusOptions(caption_column="x"), "no columns"),
+    ],
+)
+def test_options_that_mean_nothing_to_a_format_are_refused(
+    tmp_path: Path, name: str, options: CorpusOptions, message: str
+) -> None:
+    make_tar(tmp_path / "a.tar", {"1.txt": b"one"})
+    (tmp_path / "a.csv").write_text("caption\none\n")
+    with pytest.raises(SourceError, match=message):
+        records(tmp_path / name, options)
+
+
+@pytest.mark.parametrize("damage", ["header", "cut"])
+def test_nothing_of_a_damaged_archive_is_deleted(tmp_path: Path, place: Path, toy: ToyEncoder, damage: str) -> None:
+    shard = make_tar(tmp_path / "s.TAR", {f"{n}.png": png(n) for n in range(30)})
+    assert run(place, toy, shard).added == 30
+    offset, _ = list(read_members(str(shard)).values())[10]
+    data = bytearray(shard.read_bytes())
+    if damage == "header":
+        data[offset - 512 : offset - 200] = b"\xff" * 312
+    else:
+        del data[offset - 512 :]
+    shard.write_bytes(data)
+    report = run(place, toy)
+    assert (report.deleted, report.held_back) == (0, 0)
+    assert "damaged or cut short behind its 10 first members" in report.failed[0].reason
+
+
+def test_options_that_do_not_fit_are_not_kept_and_one_bad_corpus_stops_no_other(
+    tmp_path: Path, place: Path, toy: ToyEncoder
+) -> None:
+    table, other = tmp_path / "a.csv", tmp_path / "pictures"
+    table.write_text("words,more\nred,x\n")
+    make_folder(other, 1)
+    good_options = CorpusOptions(caption_column="words")
+    run(place, toy, table, corpus=good_options)
+    run(place, toy, other)
+    with pytest.raises(SourceError, match="no column 'wrods'"):
+        run(place, toy, table, corpus=CorpusOptions(caption_column="wrods"))
+    assert run(place, toy, table).kept == 1
+    table.write_text("other\nred\n")
+    make_folder(other, 2)
+    report = run(place, toy)
+    assert (report.added, report.deleted) == (1, 0), "the folder gets its new picture, the captions stay"
+    assert "no column 'words'" in report.failed[0].reason
+    with pytest.raises(SourceError, match="none was named"):
+        run(place, toy, other, corpus=good_options)
 
 
 def test_webdataset_members_are_read_at_their_offset(tmp_path: Path) -> None:
