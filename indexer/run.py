@@ -39,6 +39,7 @@ def index(
     device: str | None = None,
     corpus: CorpusOptions | None = None,
     index_kind: IndexKind | None = None,
+    recall: float | None = None,
     max_pixels: int = MAX_PIXELS,
     fast_decode: bool = False,
     rehash: bool = False,
@@ -51,11 +52,12 @@ def index(
 
     Without sources, all those indexed before are looked at again. `collection` is a name or a path (None: the
     default one); `corpus` tells how corpora are read (None: as they were before). `encoder` is a URI or an Encoder and
-    must be the collection's own; `device` is where a URI's encoder runs. `fast_decode` decodes large JPEGs at a reduced
-    scale for an OpenCLIP encoder too (see docs/encoders.md); `rehash` compares every file by its content;
-    `allow_mass_delete` confirms the deletion of more than half of a source; `dry_run` only counts. `stop` ends the run
-    at the next batch. Everything up to the last commit survives whatever happens. Raise SourceError, EncoderMismatch,
-    CollectionLocked and the other errors of `mmsearch.errors`.
+    must be the collection's own; `device` is where a URI's encoder runs. `index_kind` and `recall` (of the true ten)
+    tell what its search index shall be like from now on. `fast_decode` decodes large JPEGs at a reduced scale for an
+    OpenCLIP encoder too (see docs/encoders.md); `rehash` compares every file by its content; `allow_mass_delete`
+    confirms the deletion of more than half of a source; `dry_run` only counts. `stop` ends the run at the next batch.
+    Everything up to the last commit survives whatever happens. Raise SourceError, EncoderMismatch, CollectionLocked
+    and the other errors of `mmsearch.errors`.
     """
     started = time.monotonic()
     settings = Settings.from_environment()
@@ -112,7 +114,7 @@ def index(
             report.interrupted = stop.is_set()
             if not report.interrupted:
                 progress.building()
-                report.indexed = maintain(opened, writer, kind=index_kind)
+                report.indexed = maintain(opened, writer, kind=index_kind, recall=recall, encoder=lambda: engine)
         report.commit = opened.snapshot().commit
     report.seconds = time.monotonic() - started
     return report

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmsearch.engine.engine import SearchEngine
     from mmsearch.engine.engine import open_collection as open
     from mmsearch.evaluation.runner import EvalReport, Evaluation, evaluate
-    from mmsearch.types import Hit, Item, Modality, SearchParams, SearchResult
+    from mmsearch.types import Filter, Hit, Item, Modality, SearchParams, SearchResult
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ _HOMES = {
     "Collection": "mmsearch.collection.collection:Collection",
     "EvalReport": "mmsearch.evaluation.runner:EvalReport",
     "Evaluation": "mmsearch.evaluation.runner:Evaluation",
+    "Filter": "mmsearch.types:Filter",
     "Hit": "mmsearch.types:Hit",
     "IndexReport": "indexer:IndexReport",
     "Item": "mmsearch.types:Item",
@@ -54,6 +55,7 @@ __all__ = [
     "Collection",
     "EvalReport",
     "Evaluation",
+    "Filter",
     "Hit",
     "IndexReport",
     "Item",

@@ -161,11 +161,31 @@ class IndexSpec:
 
 @dataclass(frozen=True, slots=True)
 class SearchParams:
-    """How hard to look: lists probed, candidates per wanted result, or everything (`exact`)."""
+    """How hard to look: lists probed, candidates at least and per wanted result, or everything (`exact`)."""
 
     nprobe: int | None = None
+    candidates: int | None = None
     refine_factor: int = 10
     exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which items may come back: those that meet all that is set. Pictures have a format, a width and a height.
+
+    `under` are absolute folders (or tar archives), any of which will do, as will any of the Pillow names in `formats`.
+    Widths and heights are pixels of the upright picture, sizes bytes, times nanoseconds since 1970 of the file's last
+    change; "from" and "min" include their bound, "before" and "max" do not.
+    """
+
+    under: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    min_width: int | None = None
+    min_height: int | None = None
+    min_bytes: int | None = None
+    max_bytes: int | None = None
+    modified_from_ns: int | None = None
+    modified_before_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, func, select
 from mmsearch.catalog import schema
 from mmsearch.catalog.changes import KNOWN_ITEM, VECTOR_OF, Transaction, to_known_item
 from mmsearch.catalog.database import Database
+from mmsearch.catalog.filters import clauses
 from mmsearch.catalog.rows import (
     AnnRow,
     CatalogState,
@@ -25,7 +26,7 @@ from mmsearch.catalog.rows import (
     rows_from_bytes,
 )
 from mmsearch.errors import CollectionCorrupt
-from mmsearch.types import Item, Modality
+from mmsearch.types import Filter, Int64, Item, Modality
 
 _T = TypeVar("_T")
 _IN_LIST = 500  # ids in one IN (…), well under SQLite's limit of variables
@@ -81,20 +82,36 @@ class Catalog:
 
     # --- items ------------------------------------------------------------------------------------------------------
 
-    def items_of_vectors(self, modality: Modality, vector_ids: Iterable[int]) -> dict[int, list[Item]]:
-        """Return the items of each vector, by item id; pictures with their captions. A vanished vector has no entry."""
+    def items_of_vectors(
+        self, modality: Modality, vector_ids: Iterable[int], wanted: Filter | None = None
+    ) -> dict[int, list[Item]]:
+        """Return the items of each vector, by item id; pictures with their captions. A vanished vector has no entry.
+
+        With a filter, only items that it lets through: copies share a vector and may lie in different folders.
+        """
         found: dict[int, list[Item]] = {}
         table = schema.items
         with self._database.read() as connection:
             rows: list[Row[Any]] = []
             for some in _chunks(vector_ids):
                 query = select(table).where(table.c.modality == modality, table.c.vector_id.in_(some))
+                if wanted is not None:
+                    query = query.where(*clauses(wanted))
                 rows += connection.execute(query.order_by(table.c.id))
             groups = {row.group_key for row in rows} if modality is Modality.IMAGE else set()
             captions = _captions(connection, groups)
         for row in rows:
             found.setdefault(row.vector_id, []).append(_item(row, captions.get(row.group_key, ())))
         return found
+
+    def vectors_matching(self, modality: Modality, wanted: Filter) -> Int64:
+        """Return the vector ids (n,), ascending, of items that a filter lets through."""
+        table = schema.items
+        ids = select(table.c.vector_id).where(table.c.modality == modality, *clauses(wanted)).distinct().subquery()
+        with self._database.read() as connection:
+            # One text instead of a row each: a tenth of the time for a million.
+            text = connection.execute(select(func.group_concat(ids.c.vector_id))).scalar_one()
+        return np.sort(np.fromstring(text, dtype=np.int64, sep=",")) if text else np.empty(0, dtype=np.int64)
 
     def vectors_by_key(self, modality: Modality, keys: Iterable[str]) -> dict[str, int]:
         """Return the vector ids of items by key, of those that are there."""

@@ -77,7 +77,11 @@ class SegmentRow:
 
 @dataclass(frozen=True, slots=True)
 class AnnRow:
-    """An ANN index file: it holds the live ids below `covered`. `built_at` is in seconds since 1970."""
+    """An ANN index file: it holds the live ids below `covered`. `built_at` is in seconds since 1970.
+
+    `recall_at_10` was measured on stored vectors, `recall_across` on queries of the other modality (`across` tells
+    which; None where there were none); nprobe and candidates were raised until both reached `target`.
+    """
 
     modality: Modality
     file: str
@@ -91,6 +95,10 @@ class AnnRow:
     recall_at_10: float
     reason: str
     built_at: float
+    recall_across: float | None = None
+    across: str = ""
+    candidates: int = 100
+    target: float = 0.95
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,10 @@ ann_indexes = Table(
     Column("recall_at_10", Float, nullable=False),
     Column("reason", Text, nullable=False),
     Column("built_at", Float, nullable=False),
+    Column("recall_across", Float),  # on queries of the other modality
+    Column("across", Text, nullable=False, server_default=""),  # and what these were
+    Column("candidates", Integer, nullable=False, server_default="100"),
+    Column("target", Float, nullable=False, server_default="0.95"),
 )
 
 counters = Table(

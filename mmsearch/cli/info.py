@@ -12,7 +12,8 @@ from mmsearch.cli.options import CollectionOption, JsonOption
 from mmsearch.cli.output import human_bytes, to_json, write
 
 if TYPE_CHECKING:
-    from mmsearch.collection.collection import CollectionInfo
+    from mmsearch.collection.collection import CollectionInfo, ModalityInfo
+    from mmsearch.types import Modality
 
 
 def info(collection: CollectionOption = None, as_json: JsonOption = False) -> None:
@@ -40,12 +41,7 @@ def _lines(found: CollectionInfo) -> list[str]:
         f"commits     {found.commits:,}, the last one {when}",
     ]
     for modality, part in found.modalities.items():
-        recall = f", recall@10 {part.recall_at_10:.3f} at nprobe {part.nprobe}" if part.recall_at_10 is not None else ""
-        lines += [
-            f"{modality:<11} {part.items:,} items, {part.vectors:,} vectors"
-            f" ({part.segments} segments, {part.unsealed:,} unsealed, {part.dead:,} dead)",
-            f"            index {part.index}{recall}: {part.index_reason}",
-        ]
+        lines += modality_lines(modality, part)
     lines += [f"failures    {found.failures:,}"] if found.failures else []
     total = found.catalog_bytes + found.vector_bytes + found.index_bytes
     lines.append(
@@ -54,6 +50,22 @@ def _lines(found: CollectionInfo) -> list[str]:
     )
     lines += [f"{'sources' if i == 0 else '':<11} {root.path} ({root.kind})" for i, root in enumerate(found.roots)]
     return lines
+
+
+def modality_lines(modality: Modality, part: ModalityInfo) -> list[str]:
+    """Return what there is of a modality, and its index with the recall that was measured."""
+    recall = ""
+    if part.recall_at_10 is not None:
+        across = f", {part.recall_across:.3f} on {part.across}" if part.recall_across is not None else ""
+        recall = (
+            f", recall@10 {part.recall_at_10:.3f} on stored vectors{across}, with nprobe {part.nprobe} and"
+            f" {part.candidates} candidates"
+        )
+    return [
+        f"{modality:<11} {part.items:,} items, {part.vectors:,} vectors"
+        f" ({part.segments} segments, {part.unsealed:,} unsealed, {part.dead:,} dead)",
+        f"            index {part.index}{recall}: {part.index_reason}",
+    ]
 
 
 def verify(collection: CollectionOption = None, as_json: JsonOption = False) -> None:

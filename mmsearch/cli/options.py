@@ -59,6 +59,26 @@ LabelColumnOption = Annotated[
 CaptionsOnlyOption = Annotated[
     bool, typer.Option("--captions-only", help="Take the captions of a corpus and leave its pictures out.")
 ]
+IndexOption = Annotated[
+    str | None,
+    typer.Option(
+        "--index",
+        metavar="auto|flat|ivfpq|ivfsq8|FACTORY",
+        help="The search index to have from now on; FACTORY as FAISS writes it: IVF4096,PQ64np.",
+        show_default=False,
+    ),
+]
+RecallOption = Annotated[
+    float | None,
+    typer.Option(
+        "--recall",
+        metavar="X",
+        min=0.1,
+        max=1.0,
+        help="The recall@10 to tune the search index to from now on. [default: 0.95]",
+        show_default=False,
+    ),
+]
 MaxPixelsOption = Annotated[
     int | None,
     typer.Option(

@@ -28,10 +28,16 @@ from mmsearch.vectors.spec import IndexKind, choose_spec, parse_kind
 _LOCK_SECONDS = 0.5
 _SNAPSHOT_TRIES = 5
 
+RECALL_TARGET = 0.95
+"""The recall@10 that an index is tuned to, unless the collection says otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModalityInfo:
-    """The vectors of one modality, in numbers; `recall_at_10` is None while search is exact."""
+    """The vectors of one modality, in numbers; what belongs to an ANN index is None while search is exact.
+
+    `recall_at_10` was measured on stored vectors, `recall_across` on queries of the other modality, as `across` tells.
+    """
 
     items: int
     vectors: int
@@ -42,6 +48,10 @@ class ModalityInfo:
     index_reason: str
     nprobe: int | None
     recall_at_10: float | None
+    recall_across: float | None
+    across: str
+    candidates: int | None
+    target: float | None
     covered: int
 
 
@@ -169,6 +179,11 @@ class Collection:
         """Which index the collection was asked to have."""
         return parse_kind(self.catalog.fact("index_kind") or "auto")
 
+    @property
+    def recall_target(self) -> float:
+        """The recall@10 that indexes are tuned to."""
+        return float(self.catalog.fact("recall_target") or RECALL_TARGET)
+
     def info(self) -> CollectionInfo:
         """Return the numbers of the newest state."""
         counts = self.catalog.counts()
@@ -188,6 +203,10 @@ class Collection:
                 index_reason=ann.reason if ann else pending + spec.reason,
                 nprobe=ann.nprobe if ann else None,
                 recall_at_10=ann.recall_at_10 if ann else None,
+                recall_across=ann.recall_across if ann else None,
+                across=ann.across if ann else "",
+                candidates=ann.candidates if ann else None,
+                target=ann.target if ann else None,
                 covered=ann.covered if ann else 0,
             )
         return CollectionInfo(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
-from mmsearch.catalog.rows import CatalogState
+from mmsearch.catalog.rows import AnnRow, CatalogState
+from mmsearch.collection.atomic import file_sha256
 from mmsearch.collection.layout import Layout
+from mmsearch.errors import CollectionCorrupt
 from mmsearch.types import Modality
-from mmsearch.vectors.ann import AnnIndex
+from mmsearch.vectors.ann import MAPPED_BYTES, AnnIndex
 from mmsearch.vectors.backend import find_faiss
 from mmsearch.vectors.index import VectorIndex
 from mmsearch.vectors.store import Block, VectorStore, open_segment
+
+_log = logging.getLogger(__name__)
 
 
 class Snapshot:
@@ -49,5 +54,28 @@ class Snapshot:
         store = self.store(modality)
         if state.ann is None or find_faiss() is None:
             return VectorIndex(store, dead=state.dead)
-        ann = AnnIndex.load(self._layout.path(state.ann.file), dim=self._dim)
-        return VectorIndex(store, dead=state.dead, ann=ann, covered=state.ann.covered, nprobe=state.ann.nprobe)
+        try:
+            ann = self._load(state.ann)
+        except CollectionCorrupt as error:
+            _log.warning("%s Until then search is exact.", error)
+            return VectorIndex(store, dead=state.dead)
+        return VectorIndex(
+            store,
+            dead=state.dead,
+            ann=ann,
+            covered=state.ann.covered,
+            nprobe=state.ann.nprobe,
+            candidates=state.ann.candidates,
+        )
+
+    def _load(self, row: AnnRow) -> AnnIndex:
+        """Return the index of a file that is what the catalog says; raise CollectionCorrupt, FileNotFoundError.
+
+        A file that is read whole is hashed as well; of a large one whose lists stay on the disk, the size must do.
+        """
+        path = self._layout.path(row.file)
+        size = path.stat().st_size
+        is_mapped = size >= MAPPED_BYTES and "x4" not in row.factory
+        if size != row.bytes or (not is_mapped and file_sha256(path) != row.sha256):
+            raise CollectionCorrupt(f"The index file {path} is not what the catalog says: run 'mmsearch build'.")
+        return AnnIndex.load(path, dim=self._dim, vectors=row.vectors)

@@ -129,6 +129,10 @@ class Writer:
         """Store which index the collection is to have."""
         self._change.set_fact("index_kind", kind)
 
+    def set_recall_target(self, recall: float) -> None:
+        """Store the recall@10 that indexes are tuned to."""
+        self._change.set_fact("recall_target", repr(recall))
+
     def set_ann(self, modality: Modality, row: AnnRow | None) -> None:
         """Name the ANN index of a modality (its file is durable already), or that there is none."""
         self._change.set_ann(modality, row)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmsearch.collection.collection import Collection, CollectionInfo
+from mmsearch.collection.maintenance import maintain
 from mmsearch.config import Settings
 from mmsearch.corpora.places import open_place
 from mmsearch.encoders import load_encoder
@@ -19,10 +22,26 @@ from mmsearch.engine.fusion import reciprocal_rank_fusion
 from mmsearch.engine.query import ImageQuery, Query, TextQuery, VectorQuery, check_target
 from mmsearch.errors import EncoderMismatch, QueryError
 from mmsearch.images import decode, to_rgb
-from mmsearch.types import Encoder, Float32, Hit, Modality, SearchParams, SearchResult
+from mmsearch.types import (
+    Encoder,
+    Filter,
+    Float32,
+    Hit,
+    Int64,
+    Item,
+    Mask,
+    Modality,
+    SearchParams,
+    SearchResult,
+)
+from mmsearch.vectors.index import VectorIndex
+from mmsearch.vectors.spec import IndexKind, parse_kind
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_MASKS = 16
+"""Filters whose masks are kept, a bit less than a megabyte each for a million vectors."""
 
 
 class SearchEngine:
@@ -33,6 +52,7 @@ class SearchEngine:
         self.collection = collection
         self._device = device
         self._lock = threading.Lock()
+        self._masks: OrderedDict[tuple[Modality, int, Filter], Mask] = OrderedDict()
         self._encoder = None if encoder is None else self._checked(encoder)
 
     @property
@@ -52,23 +72,26 @@ class SearchEngine:
         target: str = "image",
         k: int = 10,
         min_similarity: float | None = None,
+        only: Filter | None = None,
         params: SearchParams | None = None,
     ) -> SearchResult:
         """Return the k best items for a text, a picture (path or Pillow image) or a vector (dim,): exactly one of them.
 
         `target` is "image", "text", or "any" for both, merged by rank. Hits below `min_similarity`, a cosine, are left
-        out. The newest commit is searched. Raise QueryError, UnreadableImage, EncoderMismatch, CollectionCorrupt.
+        out; `only` says which items may come back, and k of those do where there are as many. The newest commit is
+        searched. Raise QueryError, UnreadableImage, EncoderMismatch, CollectionCorrupt.
         """
         given = [value for value in (text, image, vector) if value is not None]
         if len(given) != 1:
             raise QueryError("A search needs exactly one of text, image and vector.")
+        chosen: Query
         if text is not None:
-            return self.run(TextQuery(text), target=target, k=k, min_similarity=min_similarity, params=params)
-        query = (
-            ImageQuery(Path(image) if isinstance(image, str | os.PathLike) else image) if image is not None else None
-        )
-        chosen: Query = query or VectorQuery(np.asarray(vector, dtype=np.float32))
-        return self.run(chosen, target=target, k=k, min_similarity=min_similarity, params=params)
+            chosen = TextQuery(text)
+        elif image is not None:
+            chosen = ImageQuery(Path(image) if isinstance(image, str | os.PathLike) else image)
+        else:
+            chosen = VectorQuery(np.asarray(vector, dtype=np.float32))
+        return self.run(chosen, target=target, k=k, min_similarity=min_similarity, only=only, params=params)
 
     def run(
         self,
@@ -77,27 +100,62 @@ class SearchEngine:
         target: str = "image",
         k: int = 10,
         min_similarity: float | None = None,
+        only: Filter | None = None,
         params: SearchParams | None = None,
     ) -> SearchResult:
         """Return the answers to a query; see `search`."""
+        (result,) = self.run_batch([query], target=target, k=k, min_similarity=min_similarity, only=only, params=params)
+        return result
+
+    def search_batch(
+        self,
+        queries: Sequence[str] | Float32,
+        *,
+        target: str = "image",
+        k: int = 10,
+        min_similarity: float | None = None,
+        only: Filter | None = None,
+        params: SearchParams | None = None,
+    ) -> list[SearchResult]:
+        """Return the answers to many texts, or to vectors (nq, dim) of the collection's encoder, in their order.
+
+        All cores search at once, where a single query gets one for its latency. See `search` for the rest.
+        """
+        asked: list[Query] = [TextQuery(one) if isinstance(one, str) else VectorQuery(one) for one in queries]
+        return self.run_batch(asked, target=target, k=k, min_similarity=min_similarity, only=only, params=params)
+
+    def run_batch(
+        self,
+        queries: Sequence[Query],
+        *,
+        target: str = "image",
+        k: int = 10,
+        min_similarity: float | None = None,
+        only: Filter | None = None,
+        params: SearchParams | None = None,
+    ) -> list[SearchResult]:
+        """Return the answers to queries of any kind, in their order; see `search_batch`."""
         if k < 1:
             raise QueryError(f"k must be at least 1, not {k}.")
         modalities = list(Modality) if check_target(target) == "any" else [Modality(target)]
+        if not queries:
+            return []
         started = time.perf_counter()
-        vector, notes = self.encode(query)
+        vectors, notes = self._encode_all(queries)
         encoded = time.perf_counter()
         commit = 0
-        lists = []
+        found: list[list[list[Hit]]] = [[] for _ in queries]  # of each query, a list for each modality
         for modality in modalities:
-            commit, hits = self._nearest(modality, vector, k, params)
-            lists.append([hit for hit in hits if min_similarity is None or hit.similarity >= min_similarity])
-        merged = lists[0]
-        if len(lists) > 1:
-            fused = reciprocal_rank_fusion(lists)
-            merged = [replace(hit, rank=rank, score=score) for rank, (score, hit) in enumerate(fused, start=1)]
-        done = time.perf_counter()
-        timings = {"encode": encoded - started, "search": done - encoded}
-        return SearchResult(tuple(merged[:k]), str(query), target, commit, timings, notes)
+            commit, lists = self._nearest(modality, vectors, k, only, params)
+            for mine, hits in zip(found, lists, strict=True):
+                mine.append([hit for hit in hits if min_similarity is None or hit.similarity >= min_similarity])
+        merged = [_merged(lists)[:k] for lists in found]
+        share = len(queries)
+        timings = {"encode": (encoded - started) / share, "search": (time.perf_counter() - encoded) / share}
+        return [
+            SearchResult(tuple(hits), str(query), target, commit, timings, told)
+            for query, hits, told in zip(queries, merged, notes, strict=True)
+        ]
 
     def encode(self, query: Query) -> tuple[Float32, tuple[str, ...]]:
         """Return the unit vector (dim,) of a query, and notes for the user."""
@@ -125,6 +183,21 @@ class SearchEngine:
         """Return the numbers of the collection."""
         return self.collection.info()
 
+    def build(self, *, index_kind: IndexKind | None = None, recall: float | None = None) -> list[Modality]:
+        """Build the search indexes anew and return for which modalities; small ones need none.
+
+        `index_kind` ("auto", "flat", "ivfpq", "ivfsq8" or a FAISS factory string) and `recall` (of the true ten,
+        measured on stored vectors and on text queries) hold from now on. Readers go on with the old ones meanwhile.
+        Raise QueryError, CollectionLocked, MissingExtra without FAISS.
+        """
+        if recall is not None and not 0 < recall <= 1:
+            raise QueryError(f"The recall must lie between 0 and 1, not be {recall}.")
+        kind = None if index_kind is None else parse_kind(index_kind)
+        with self.collection.writer() as writer:
+            return maintain(
+                self.collection, writer, kind=kind, recall=recall, encoder=lambda: self.encoder, rebuild=True
+            )
+
     def close(self) -> None:
         """Let go of the collection."""
         self.collection.close()
@@ -135,26 +208,60 @@ class SearchEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _encode_all(self, queries: Sequence[Query]) -> tuple[Float32, list[tuple[str, ...]]]:
+        """Return the vectors (nq, dim) of queries and their notes; texts go through the encoder together."""
+        texts = [row for row, query in enumerate(queries) if isinstance(query, TextQuery)]
+        if len(texts) < 2:
+            made = [self.encode(query) for query in queries]
+            return np.stack([vector for vector, _ in made]), [notes for _, notes in made]
+        vectors = np.empty((len(queries), self.collection.spec.dim), dtype=np.float32)
+        notes: list[tuple[str, ...]] = [()] * len(queries)
+        vectors[texts] = self.encoder.encode_texts([str(queries[row]) for row in texts])
+        for row, query in enumerate(queries):
+            if isinstance(query, TextQuery):
+                notes[row] = self.encoder.text_notes(query.text)
+            else:
+                vectors[row], notes[row] = self.encode(query)
+        return vectors, notes
+
     def _nearest(
-        self, modality: Modality, vector: Float32, k: int, params: SearchParams | None
-    ) -> tuple[int, list[Hit]]:
-        """Return (commit, the k best items): items of one vector by id; a vanished one gives its place to the next."""
+        self, modality: Modality, vectors: Float32, k: int, only: Filter | None, params: SearchParams | None
+    ) -> tuple[int, list[list[Hit]]]:
+        """Return (commit, the k best items for each vector): items of one vector by id.
+
+        A vanished one gives its place to the next.
+        """
         commit, index = self.collection.index(modality)
+        allowed = None if only is None else self._mask(modality, commit, index, only)
         wanted = k
         while True:
-            found = index.search(vector[np.newaxis], wanted, params=params)
-            ids = [int(vector_id) for vector_id in found.ids[0] if vector_id >= 0]
-            items = self.collection.catalog.items_of_vectors(modality, ids)
-            scored = [
-                (float(score), item)
-                for vector_id, score in zip(ids, found.scores[0], strict=False)
-                for item in items.get(vector_id, ())
-            ]
-            if len(scored) >= k or len(ids) < wanted:
+            found = index.search(vectors, wanted, allowed=allowed, params=params)
+            ids = np.unique(found.ids[found.ids >= 0]).tolist()
+            items = self.collection.catalog.items_of_vectors(modality, ids, only)
+            lists = [_scored(mine, scores, items) for mine, scores in zip(found.ids, found.scores, strict=True)]
+            short = [len(hits) < k and bool((mine >= 0).all()) for hits, mine in zip(lists, found.ids, strict=True)]
+            if not any(short):
                 break
             wanted *= 2
-        scored.sort(key=lambda pair: (-pair[0], pair[1].id))
-        return commit, [Hit(rank, score, item, score) for rank, (score, item) in enumerate(scored[:k], start=1)]
+        return commit, [
+            [Hit(rank, score, item, score) for rank, (score, item) in enumerate(hits[:k], start=1)] for hits in lists
+        ]
+
+    def _mask(self, modality: Modality, commit: int, index: VectorIndex, only: Filter) -> Mask:
+        """Return which vectors a filter lets through, by id; that of a commit is found once."""
+        key = (modality, commit, only)
+        with self._lock:
+            if key in self._masks:
+                self._masks.move_to_end(key)
+                return self._masks[key]
+        mask = np.zeros(index.store.end_id, dtype=np.bool_)
+        ids = self.collection.catalog.vectors_matching(modality, only)
+        mask[ids[ids < len(mask)]] = True
+        with self._lock:
+            self._masks[key] = mask
+            while len(self._masks) > _MASKS:
+                self._masks.popitem(last=False)
+        return mask
 
     def _checked(self, encoder: Encoder) -> Encoder:
         bound = self.collection.spec
@@ -166,6 +273,24 @@ class SearchEngine:
                 wanted=encoder.spec.uri,
             )
         return encoder
+
+
+def _scored(ids: Int64, scores: Float32, items: Mapping[int, Sequence[Item]]) -> list[tuple[float, Item]]:
+    """Return the items of vectors with their scores, best first, equal ones by item id."""
+    pairs = [
+        (score, item)
+        for vector_id, score in zip(ids.tolist(), scores.tolist(), strict=True)
+        for item in items.get(vector_id, ())
+    ]
+    return sorted(pairs, key=lambda pair: (-pair[0], pair[1].id))
+
+
+def _merged(lists: Sequence[list[Hit]]) -> list[Hit]:
+    """Return the one list, or several merged by rank."""
+    if len(lists) == 1:
+        return lists[0]
+    fused = reciprocal_rank_fusion(lists)
+    return [replace(hit, rank=rank, score=score) for rank, (score, hit) in enumerate(fused, start=1)]
 
 
 def open_collection(collection: str | os.PathLike[str] | None = None, *, device: str | None = None) -> SearchEngine:

@@ -7,20 +7,26 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mmsearch.errors import CollectionCorrupt
+from mmsearch.errors import CollectionCorrupt, QueryError
 from mmsearch.types import Float32, IndexSpec, Int64, Mask
-from mmsearch.vectors.backend import require_faiss, search_parameters, use_threads
+from mmsearch.vectors.backend import require_faiss, search_parameters, train_coarse_on_gpu, use_threads
 from mmsearch.vectors.store import VectorStore
+
+MAPPED_BYTES = 64 << 20
+"""From this size on the lists of an index file stay on the disk, where its codes allow that (fast scan does not)."""
 
 _ADD_ROWS = 65_536
 
 
 class AnnIndex:
-    """A trained and filled FAISS IVF index whose ids are our vector ids."""
+    """A trained and filled FAISS IVF index, perhaps behind a rotation (OPQ), whose ids are our vector ids."""
 
     def __init__(self, index: Any) -> None:
-        """Take over a FAISS IVF index; see `build` and `load`."""
+        """Take over a FAISS IVF index, or an IndexPreTransform around one; see `build` and `load`."""
+        faiss = require_faiss()
         self._index = index
+        self._ivf = faiss.extract_index_ivf(index)
+        self._is_wrapped = isinstance(index, faiss.IndexPreTransform)
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -28,20 +34,28 @@ class AnnIndex:
     @property
     def nlist(self) -> int:
         """The number of inverted lists."""
-        return int(self._index.nlist)
+        return int(self._ivf.nlist)
 
     @classmethod
     def build(cls, spec: IndexSpec, store: VectorStore, ids: Int64, *, seed: int = 0) -> AnnIndex:
-        """Return an index of the rows `ids` (n,), ascending, trained on `spec.train_size` of them, by a seed."""
+        """Return an index of the rows `ids` (n,), ascending, trained on `spec.train_size` of them, by a seed.
+
+        Raise QueryError for a factory string that does not fit the width of the rows. Needs memory for the codes and a
+        fixed buffer, wherever the rows lie.
+        """
         faiss = require_faiss()
         use_threads(faiss, len(ids))
-        index = faiss.index_factory(store.dim, spec.factory, faiss.METRIC_INNER_PRODUCT)
-        index.cp.seed = seed + 1234
-        # With few points per centroid FAISS warns on C's stdout, which is for results; `choose_spec` knows the limits.
-        for clustering in (index.cp, *([index.pq.cp] if hasattr(index, "pq") else [])):
-            clustering.min_points_per_centroid = 1
         sample = np.sort(np.random.default_rng(seed).choice(ids, size=min(spec.train_size, len(ids)), replace=False))
-        index.train(store.take(sample).astype(np.float32))
+        try:
+            index = faiss.index_factory(store.dim, spec.factory, faiss.METRIC_INNER_PRODUCT)
+            _prepare(faiss, index, seed)
+            index.train(store.take(sample).astype(np.float32))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise QueryError(
+                f"FAISS cannot make {spec.factory} for vectors of {store.dim} numbers ({reason[:200]}): choose another"
+                " index."
+            ) from error
         for start in range(0, len(ids), _ADD_ROWS):
             part = ids[start : start + _ADD_ROWS]
             index.add_with_ids(store.take(part).astype(np.float32), part)
@@ -51,7 +65,9 @@ class AnnIndex:
         """Return ids (nq, n), best first by their codes, padded with −1; only ids where `mask` is True."""
         faiss = require_faiss()
         use_threads(faiss, len(queries))
-        parameters, owner = search_parameters(faiss, mask, nprobe=min(nprobe, self.nlist))
+        parameters, owner = search_parameters(
+            faiss, mask, nprobe=min(nprobe, self.nlist), behind_transform=self._is_wrapped
+        )
         ids: Int64 = self._index.search(queries, n, params=parameters)[1]
         del owner
         return ids
@@ -62,15 +78,30 @@ class AnnIndex:
         faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
 
     @classmethod
-    def load(cls, path: Path, *, dim: int) -> AnnIndex:
-        """Return the index in a file; raise FileNotFoundError, or CollectionCorrupt when it is not such an index."""
+    def load(cls, path: Path, *, dim: int, vectors: int | None = None) -> AnnIndex:
+        """Return the index in a file, mapped where that is possible and it is large.
+
+        Raise FileNotFoundError, or CollectionCorrupt when it is not an index of `vectors` vectors of that width.
+        """
         faiss = require_faiss()
         if not path.is_file():
             raise FileNotFoundError(path)
         try:
-            index = faiss.read_index(str(path))
+            flags = faiss.IO_FLAG_MMAP if path.stat().st_size >= MAPPED_BYTES else 0
+            index = faiss.read_index(str(path), flags)
         except RuntimeError as error:
-            raise CollectionCorrupt(f"The index file {path} cannot be read: rebuild it with --index ivfpq.") from error
-        if not isinstance(index, faiss.IndexIVF) or index.d != dim:
-            raise CollectionCorrupt(f"The index file {path} is not of this collection: rebuild it with --index ivfpq.")
+            raise CollectionCorrupt(f"The index file {path} cannot be read: run 'mmsearch build'.") from error
+        ivf = faiss.try_extract_index_ivf(index)
+        if ivf is None or index.d != dim or (vectors is not None and index.ntotal != vectors):
+            raise CollectionCorrupt(f"The index file {path} is not of this collection: run 'mmsearch build'.")
         return cls(index)
+
+
+def _prepare(faiss: Any, index: Any, seed: int) -> None:
+    """Make training repeatable, quiet, and on a GPU where there is one."""
+    ivf = faiss.downcast_index(faiss.extract_index_ivf(index))
+    ivf.cp.seed = seed + 1234
+    # With few points per centroid FAISS warns on C's stdout, which is for results; `choose_spec` knows the limits.
+    for clustering in (ivf.cp, *([ivf.pq.cp] if hasattr(ivf, "pq") else [])):
+        clustering.min_points_per_centroid = 1
+    train_coarse_on_gpu(faiss, ivf)

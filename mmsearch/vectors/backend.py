@@ -40,10 +40,29 @@ def use_threads(faiss: ModuleType, n_queries: int) -> None:
     set_faiss_threads(faiss, n_queries, threads=Settings.from_environment().threads)
 
 
-def search_parameters(faiss: ModuleType, mask: Mask | None, nprobe: int | None = None) -> tuple[Any, Any]:
+def count_gpus() -> int:
+    """Return how many GPUs FAISS sees; 0 without FAISS or with faiss-cpu."""
+    faiss = find_faiss()
+    return int(faiss.get_num_gpus()) if faiss is not None and hasattr(faiss, "StandardGpuResources") else 0
+
+
+def train_coarse_on_gpu(faiss: ModuleType, ivf: Any) -> None:
+    """Have the centroids of an IVF index found on all GPUs, where FAISS sees any: most of the time of a build.
+
+    `clustering_index` only compares points with centroids while training; the index itself stays on the CPU
+    (https://github.com/facebookresearch/faiss/wiki/Faiss-on-the-GPU).
+    """
+    if count_gpus():
+        ivf.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(ivf.d))
+
+
+def search_parameters(
+    faiss: ModuleType, mask: Mask | None, nprobe: int | None = None, *, behind_transform: bool = False
+) -> tuple[Any, Any]:
     """Return (parameters, owner) for one `index.search` call.
 
-    `mask` is True at the ids that may come back; ids at or past its end may not. `nprobe` is for an IVF index. `owner`
+    `mask` is True at the ids that may come back; ids at or past its end may not. `nprobe` is for an IVF index. With
+    `behind_transform` the IVF index is one behind a rotation, which passes them on (a contract test holds it). `owner`
     holds the memory that the parameters point to: keep it until the search is done. Refused for wrapped indexes by
     design: FAISS drops the selector behind IDMap2, so nothing here ever builds one.
     """
@@ -54,7 +73,10 @@ def search_parameters(faiss: ModuleType, mask: Mask | None, nprobe: int | None =
         selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
         owner, kwargs["sel"] = (bits, selector), selector
     if nprobe is not None:
-        return faiss.SearchParametersIVF(nprobe=nprobe, **kwargs), owner
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe, **kwargs)
+        if behind_transform:
+            return faiss.SearchParametersPreTransform(index_params=parameters), (owner, parameters)
+        return parameters, owner
     return (faiss.SearchParameters(**kwargs) if kwargs else None), owner
 
 

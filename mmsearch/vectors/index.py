@@ -28,13 +28,18 @@ class VectorIndex:
         ann: AnnIndex | None = None,
         covered: int = 0,
         nprobe: int = 1,
+        candidates: int = MIN_CANDIDATES,
     ) -> None:
-        """`dead` ids (n,) never come back; `ann` covers live ids below `covered`, and is asked with `nprobe`."""
+        """`dead` ids (n,) never come back; `ann` covers live ids below `covered`.
+
+        It is asked with `nprobe` for `candidates` at least.
+        """
         self._store = store
         self._exact = ExactIndex(store)
         self._ann = ann
         self._covered = covered if ann is not None else 0
         self._nprobe = nprobe
+        self._candidates = candidates
         self._live: Mask | None = None
         if dead is not None and len(dead):
             self._live = np.zeros(store.end_id, dtype=np.bool_)
@@ -87,7 +92,7 @@ class VectorIndex:
         k = min(ids.shape[1], available)
         starved = np.arange(len(queries))
         if self._ann is not None and not params.exact and available > SELECTIVE_SHARE * self._covered:
-            wanted = max(k * max(1, params.refine_factor), MIN_CANDIDATES)
+            wanted = max(k * max(1, params.refine_factor), params.candidates or self._candidates)
             nprobe = params.nprobe or self._nprobe
             found = self._ann.search(queries, wanted, nprobe=nprobe, mask=mask)
             tail = self._exact.candidates(queries, k, mask, start=self._covered)

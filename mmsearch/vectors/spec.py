@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+import re
 
 from mmsearch.errors import QueryError
 from mmsearch.types import IndexSpec
 
-IndexKind = Literal["auto", "flat", "ivfpq"]
-INDEX_KINDS: tuple[str, ...] = get_args(IndexKind)
+IndexKind = str
+"""One of `INDEX_KINDS`, or a FAISS factory string of an IVF index."""
+
+INDEX_KINDS = ("auto", "flat", "ivfpq", "ivfsq8")
 
 EXACT_ELEMENTS = 60_000_000
 """Up to this many stored numbers (rows × dim) an exact scan answers in about 10 ms on one core."""
@@ -17,36 +19,90 @@ EXACT_ELEMENTS = 60_000_000
 MIN_TRAIN = 64
 """With fewer vectors the 16 centroids of a 4-bit code have nothing to be trained on."""
 
+GPU_CODES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
+"""Code lengths in bytes that FAISS's GPU IVF-PQ takes (with float16 tables from 56 on)."""
+
+HNSW_LISTS = 16_384
+"""From this many lists on the nearest are found by a graph: comparing a query with all centroids would take 1 ms."""
+
+_FACTORY = re.compile(
+    r"(?:OPQ\d+(?:_\d+)?,)?IVF(?P<nlist>\d+)(?:_HNSW\d*)?,(?:Flat|SQ8|SQfp16|PQ\d+(?:x4fs|x\d+)?(?:np)?)"
+)
 _POINTS_PER_LIST = 39  # what FAISS's k-means asks for before it warns
-_MAX_POINTS_PER_LIST = 64
+_MIN_8_BIT = 256
 
 
 def parse_kind(kind: str) -> IndexKind:
-    """Return `kind` as an IndexKind; raise QueryError for any other word."""
-    for known in get_args(IndexKind):
-        if kind == known:
-            return known  # type: ignore[no-any-return]
-    raise QueryError(f"There is no index kind {kind!r}: choose one of {', '.join(INDEX_KINDS)}.")
+    """Return `kind` when it is one of `INDEX_KINDS` or the factory string of an IVF index; raise QueryError."""
+    if kind in INDEX_KINDS or _FACTORY.fullmatch(kind):
+        return kind
+    raise QueryError(
+        f"There is no index kind {kind!r}: choose one of {', '.join(INDEX_KINDS)}, or a FAISS factory string such as"
+        " IVF4096,PQ64np."
+    )
 
 
-def choose_spec(n: int, dim: int, kind: IndexKind = "auto") -> IndexSpec:
-    """Return the index for n vectors of width dim: exact while that is fast, else IVF with 4-bit product codes."""
+def choose_spec(n: int, dim: int, kind: IndexKind = "auto", *, on_gpu: bool = False) -> IndexSpec:
+    """Return the index for n vectors of width dim: exact while that is fast, else IVF with product codes.
+
+    On a CPU the codes have 4 bits (fast scan), on a GPU 8, of a length that it takes.
+    """
     if kind == "flat":
         return _flat("exact search was asked for")
     if kind == "auto" and n * dim <= EXACT_ELEMENTS:
         return _flat(f"{n:,} vectors are scanned exactly in about 10 ms or less")
     if n < MIN_TRAIN:
         return _flat(f"{n:,} vectors are too few to train an IVF-PQ index ({MIN_TRAIN} at least)")
+    if kind not in INDEX_KINDS:
+        return _factory(n, kind)
     nlist = 2 ** round(math.log2(4 * math.sqrt(n)))
     nlist = max(1, min(nlist, n // _POINTS_PER_LIST))
-    codes = max(m for m in range(1, dim // 4 + 1) if dim % m == 0)
+    coarse = f"IVF{nlist}_HNSW32" if nlist >= HNSW_LISTS else f"IVF{nlist}"
+    if kind == "ivfsq8":
+        codes, words = "SQ8", "8 bits a number"
+    elif on_gpu and n >= _MIN_8_BIT:
+        length = max(m for m in GPU_CODES if dim % m == 0 and m <= max(1, dim // 8))
+        codes, words = f"PQ{length}np", f"{length} 8-bit codes each, as a GPU takes them"
+    else:
+        length = max(m for m in range(1, dim // 4 + 1) if dim % m == 0)
+        codes, words = f"PQ{length}x4fs", f"{length} 4-bit codes each"
     return IndexSpec(
-        factory=f"IVF{nlist},PQ{codes}x4fs",
+        factory=f"{coarse},{codes}",
         nlist=nlist,
         nprobe=max(1, nlist // 32),
-        train_size=min(n, nlist * _MAX_POINTS_PER_LIST),
-        reason=f"{n:,} vectors in {nlist:,} lists, {codes} 4-bit codes each, rescored from the stored rows"
-        + ("" if kind == "auto" else "; ivfpq was asked for"),
+        train_size=min(n, nlist * _POINTS_PER_LIST),
+        reason=f"{n:,} vectors in {nlist:,} lists, {words}, rescored from the stored rows"
+        + ("" if kind == "auto" else f"; {kind} was asked for"),
+    )
+
+
+def finer(spec: IndexSpec, n: int, dim: int) -> IndexSpec | None:
+    """Return the next index to try when one cannot reach its recall: longer codes, then 8 bits a number; else None."""
+    coarse, _, codes = spec.factory.rpartition(",")
+    longer = [m for m in (dim // 2,) if m and dim % m == 0]
+    if codes.endswith("x4fs") and longer and int(codes[2:-4]) < longer[0]:
+        codes, words = f"PQ{longer[0]}x4fs", f"{longer[0]} 4-bit codes"
+    elif codes.startswith("PQ"):
+        codes, words = "SQ8", "8 bits a number"
+    else:
+        return None
+    reason = f"{n:,} vectors in {spec.nlist:,} lists, {words} each, for shorter codes missed the recall asked for"
+    return IndexSpec(f"{coarse},{codes}", spec.nlist, spec.nprobe, spec.train_size, reason)
+
+
+def _factory(n: int, factory: str) -> IndexSpec:
+    found = _FACTORY.fullmatch(factory)
+    assert found is not None, "parse_kind let it through"
+    nlist = int(found["nlist"])
+    needed = max(nlist, MIN_TRAIN if "x4" in factory or "PQ" not in factory else _MIN_8_BIT)
+    if n < needed:
+        return _flat(f"{n:,} vectors are too few to train {factory} ({needed:,} at least)")
+    return IndexSpec(
+        factory=factory,
+        nlist=nlist,
+        nprobe=max(1, nlist // 32),
+        train_size=min(n, max(nlist * _POINTS_PER_LIST, 10_000)),
+        reason=f"{factory} was asked for; rescored from the stored rows",
     )
 
 

@@ -33,17 +33,22 @@ def exact_index() -> VectorIndex:
     return VectorIndex(store(), dead=DEAD)
 
 
-def ivfpq(covered: int) -> VectorIndex:
+def ivf(covered: int, kind: str) -> VectorIndex:
     rows = store()
     ids = np.setdiff1d(np.arange(covered), DEAD)
-    ann = AnnIndex.build(choose_spec(len(ids), DIM, "ivfpq"), rows, ids)
+    ann = AnnIndex.build(choose_spec(len(ids), DIM, kind), rows, ids)
     return VectorIndex(rows, dead=DEAD, ann=ann, covered=covered, nprobe=24)
 
 
 MAKERS: dict[str, Callable[[], VectorIndex]] = {
     "exact": exact_index,
-    "ivfpq": lambda: ivfpq(ROWS),
-    "ivfpq with a tail": lambda: ivfpq(2400),
+    "ivfpq": lambda: ivf(ROWS, "ivfpq"),
+    "ivfpq with a tail": lambda: ivf(2400, "ivfpq"),
+    "ivfsq8": lambda: ivf(ROWS, "ivfsq8"),
+    "ivfsq8 with a tail": lambda: ivf(2400, "ivfsq8"),
+    "8-bit codes": lambda: ivf(ROWS, "IVF32,PQ8np"),
+    "behind a rotation": lambda: ivf(2400, "OPQ8,IVF32,PQ8np"),
+    "coarse graph": lambda: ivf(2400, "IVF64_HNSW8,PQ8x4fs"),
 }
 
 

@@ -1,0 +1,39 @@
+"""From a Filter to the clauses of a WHERE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, or_
+
+from mmsearch.catalog import schema
+from mmsearch.types import Filter
+
+
+def clauses(wanted: Filter) -> list[ColumnElement[bool]]:
+    """Return what an item must meet, all of it; nothing for an empty filter."""
+    items = schema.items.c
+    found: list[ColumnElement[bool]] = []
+    if wanted.under:
+        found.append(or_(*(_below(items.uri, folder) for folder in wanted.under)))
+    if wanted.formats:
+        found.append(items.format.in_([name.upper() for name in wanted.formats]))
+    bounds: tuple[tuple[Any, int | None, bool], ...] = (
+        (items.width, wanted.min_width, True),
+        (items.height, wanted.min_height, True),
+        (items.size, wanted.min_bytes, True),
+        (items.size, wanted.max_bytes, False),
+        (items.mtime_ns, wanted.modified_from_ns, True),
+        (items.mtime_ns, wanted.modified_before_ns, False),
+    )
+    for column, bound, is_least in bounds:
+        if bound is not None:
+            found.append(column >= bound if is_least else column < bound)
+    return found
+
+
+def _below(column: Any, folder: str) -> ColumnElement[bool]:
+    """Return the clause for what lies in a folder, or in an archive: a range, for LIKE would fold case."""
+    prefix = folder.rstrip("/")
+    last = {"/": "0", "#": "$"}  # the character behind
+    return or_(column == prefix, *((column >= prefix + mark) & (column < prefix + end) for mark, end in last.items()))

@@ -1,0 +1,83 @@
+"""How many lists to probe and candidates to rescore for a recall, on several kinds of queries at once.
+
+A query of text against picture vectors has another distribution than a picture: an index that is tuned on one alone
+loses the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmsearch.types import Float32, Int64, SearchParams
+from mmsearch.vectors.index import MIN_CANDIDATES, VectorIndex
+
+K = 10
+MOST_CANDIDATES = 1600
+
+_ENOUGH_GAIN = 0.25
+"""Four times the candidates are kept when they close this share of the gap to the target; else nprobe is doubled."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuerySet:
+    """Queries (nq, dim); `own` (nq,) is the id of the vector that each of them is, to be left out, or None."""
+
+    rows: Float32
+    own: Int64 | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What to search with, and the recall@10 by kind of query that this was measured to give."""
+
+    nprobe: int
+    candidates: int
+    recall: Mapping[str, float]
+
+    @property
+    def least(self) -> float:
+        """The recall of the kind that fares worst; 1 where nothing was measured."""
+        return min(self.recall.values(), default=1.0)
+
+
+def tune(index: VectorIndex, queries: Mapping[str, QuerySet], *, nlist: int, nprobe: int, target: float) -> Tuned:
+    """Return the first setting found that reaches the target on every kind of query, or the best there is."""
+    truth = {kind: _found(index, some, SearchParams(exact=True)) for kind, some in queries.items()}
+
+    def measured(nprobe: int, candidates: int) -> Tuned:
+        params = SearchParams(nprobe=nprobe, candidates=candidates, refine_factor=1)
+        recall = {kind: _recall(_found(index, some, params), truth[kind]) for kind, some in queries.items()}
+        return Tuned(nprobe, candidates, recall)
+
+    now = measured(min(nprobe, nlist), MIN_CANDIDATES)
+    while now.least < target:
+        if now.candidates < MOST_CANDIDATES:
+            more = measured(now.nprobe, 4 * now.candidates)
+            if more.least >= now.least + _ENOUGH_GAIN * (target - now.least):
+                now = more
+                continue
+        if now.nprobe >= nlist:
+            break
+        now = measured(min(2 * now.nprobe, nlist), now.candidates)
+    return now
+
+
+def _found(index: VectorIndex, queries: QuerySet, params: SearchParams) -> tuple[Int64, Float32]:
+    """Return ids and scores (nq, 10), without the queries themselves."""
+    if queries.own is None:
+        found = index.search(queries.rows, K, params=params)
+        return found.ids, found.scores
+    found = index.search(queries.rows, K + 1, params=params)
+    is_own = found.ids == queries.own[:, np.newaxis]
+    order = np.argsort(is_own, axis=1, kind="stable")[:, :K]  # its own last, the others as they were
+    return np.take_along_axis(found.ids, order, axis=1), np.take_along_axis(found.scores, order, axis=1)
+
+
+def _recall(found: tuple[Int64, Float32], truth: tuple[Int64, Float32]) -> float:
+    """Return the share of the true ten that were found; a tie with the tenth score counts."""
+    good = (found[1] >= truth[1][:, -1:]) & (found[0] >= 0)
+    wanted = int((truth[0] >= 0).sum())
+    return float(good.sum() / wanted) if wanted else 1.0
