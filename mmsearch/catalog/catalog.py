@@ -21,8 +21,10 @@ from mmsearch.catalog.rows import (
     KnownFailure,
     KnownItem,
     ModalityState,
+    NewItem,
     Root,
     SegmentRow,
+    StoredItem,
     rows_from_bytes,
 )
 from mmsearch.errors import CollectionCorrupt
@@ -159,6 +161,25 @@ class Catalog:
             for row in connection.execute(KNOWN_ITEM.where(schema.items.c.root_id == root_id)):
                 yield to_known_item(row)
 
+    def stored_items(self, root_id: int, size: int) -> Iterator[list[StoredItem]]:
+        """Yield a root's items with all that is stored of them, at most `size` at a time, by item id."""
+        items, vectors = schema.items, schema.vectors
+        last = 0
+        while True:
+            query = (
+                select(items, vectors.c.content_hash)
+                .join(vectors, (vectors.c.modality == items.c.modality) & (vectors.c.id == items.c.vector_id))
+                .where(items.c.root_id == root_id, items.c.id > last)
+                .order_by(items.c.id)
+                .limit(size)
+            )
+            with self._database.read() as connection:
+                rows = connection.execute(query).all()
+            if not rows:
+                return
+            last = rows[-1].id
+            yield [StoredItem(_new_item(row), row.vector_id) for row in rows]
+
     def known_failures(self, root_id: int) -> dict[str, KnownFailure]:
         """Return a root's unreadable files by key."""
         table = schema.failures
@@ -291,6 +312,23 @@ def _captions(connection: Connection, groups: set[str]) -> dict[str, tuple[str, 
         for group, text in connection.execute(query.order_by(table.c.id)):
             captions[group] = (*captions.get(group, ()), text)
     return captions
+
+
+def _new_item(row: Row[Any]) -> NewItem:
+    return NewItem(
+        key=row.key,
+        modality=Modality(row.modality),
+        uri=row.uri,
+        group=row.group_key,
+        content_hash=row.content_hash,
+        size=row.size,
+        mtime_ns=row.mtime_ns,
+        scanned_ns=row.scanned_ns,
+        text=row.text,
+        width=row.width,
+        height=row.height,
+        format=row.format,
+    )
 
 
 def _item(row: Row[Any], captions: tuple[str, ...]) -> Item:

@@ -28,6 +28,14 @@ class NewItem:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item with all that is stored of it, and the id of its vector."""
+
+    item: NewItem
+    vector_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class KnownItem:
     """What a scan compares with: an item's key and the stamps of its file."""
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mmsearch import __version__
-from mmsearch.cli import build, doctor, evaluate, exits, index, info, models, query
+from mmsearch.cli import build, doctor, evaluate, exits, index, info, merge, models, query
 from mmsearch.cli.output import leave_closed_pipe
 from mmsearch.config import Settings
 from mmsearch.errors import MmsearchError
@@ -29,6 +29,7 @@ app.command("index")(index.index)
 app.command("query")(query.query)
 app.command("eval")(evaluate.evaluate)
 app.command("build")(build.build)
+app.command("merge")(merge.merge)
 app.command("info")(info.info)
 app.command("verify")(info.verify)
 app.command("models")(models.models)
