@@ -116,6 +116,8 @@ class Pipeline:
     def _take(self, entry: SourceEntry | ScanFailure, loader: Loader) -> None:
         if isinstance(entry, ScanFailure):
             self._planner.scan_failed(entry)
+            if entry.subtree and entry.key == self._root.path and self._root.kind not in FILES:
+                self._report.missing_sources.append(entry.key)
             self._fail(Failed(entry.key, entry.reason))
             return
         action = self._planner.classify(entry)
@@ -238,7 +240,10 @@ class Pipeline:
             gone = self._keep_what_folders_hold(gone)
         if self._planner.is_mass_deletion(gone) and not self._allow_mass_delete:
             self._report.held_back += len(gone)
+            self._writer.hold_back(self._root, self._planner.counted_before)
         else:
+            if self._planner.held_before is not None:
+                self._writer.hold_back(self._root, None)
             self._writer.delete(item.id for item in gone)
             self._report.deleted += len(gone)
         for key in self._planner.healed():

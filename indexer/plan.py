@@ -76,6 +76,7 @@ class Planner:
         self._unreadable: list[str] = []
         self._moved: set[str] = set()
         self.known_before = sum(self._in_scope(item.group) for item in self._known.values())
+        self.held_before = catalog.held_before(root.id) if catalog and root else None
 
     def known(self, key: str) -> KnownItem | None:
         """Return what the catalog knows of a key, by this root or another."""
@@ -133,7 +134,15 @@ class Planner:
     def is_mass_deletion(self, gone: list[KnownItem]) -> bool:
         """Return True when so many are gone that a person must confirm it; captions of moved pictures do not count."""
         lost = sum(item.group not in self._moved for item in gone)
-        return lost > MASS_DELETE_MIN and 2 * lost > self.known_before
+        return lost > MASS_DELETE_MIN and 2 * lost > self.counted_before
+
+    @property
+    def counted_before(self) -> int:
+        """How many items a deletion is measured against.
+
+        While items are held back, those that there were then: what is added meanwhile must not make them few.
+        """
+        return self.known_before if self.held_before is None else min(self.known_before, self.held_before)
 
     def healed(self) -> list[str]:
         """Return the keys of old failures that are no more: read, gone, or unchanged and known after all."""

@@ -139,6 +139,8 @@ def _opened(
             collection = Collection.create(path, engine.spec)
         if collection is not None and collection.spec.fingerprint != engine.spec.fingerprint:
             raise _mismatch(collection, engine, sources)
+        if collection is not None and encoder is not None and collection.spec.uri != engine.spec.uri and not dry_run:
+            collection.rebind(engine.spec.uri)
         yield collection, engine
     finally:
         if collection is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import Connection, Row, func, select
 
 from mmsearch.catalog import schema
-from mmsearch.catalog.changes import KNOWN_ITEM, VECTOR_OF, Transaction, to_known_item
+from mmsearch.catalog.changes import KNOWN_ITEM, VECTOR_OF, Transaction, held_fact, to_known_item
 from mmsearch.catalog.database import Database
 from mmsearch.catalog.filters import clauses
 from mmsearch.catalog.rows import (
@@ -215,6 +215,11 @@ class Catalog:
         """Return a stored setting of the collection."""
         with self._database.read() as connection:
             return connection.execute(_fact(name)).scalar_one_or_none()
+
+    def held_before(self, root_id: int) -> int | None:
+        """Return how many items a root had when a deletion was held back, None when nothing is."""
+        value = self.fact(held_fact(root_id))
+        return int(value) if value else None
 
     def vector_problems(self) -> list[str]:
         """Return what is wrong between items, vectors and the places where rows lie."""

@@ -68,6 +68,11 @@ def to_known_item(row: Any) -> KnownItem:
     )
 
 
+def held_fact(root_id: int) -> str:
+    """Return the name under which it is stored how many items a root had when a deletion was held back."""
+    return f"held_before:{root_id}"
+
+
 class Transaction:
     """What a writer may do between BEGIN IMMEDIATE and COMMIT. One thread at a time."""
 

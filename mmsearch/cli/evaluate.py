@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from mmsearch.evaluation.runner import Comparison, EvalReport, Evaluation, Failure
 
 _DIRECTIONS = ("text-image", "image-text", "text-text", "image-image")
-_SHOWN_INSTEAD = 3
+_SHOWN_INSTEAD, _SHOWN_UNREAD = 3, 10
+_LINE_SECONDS = 10.0
 
 
 def evaluate(
@@ -199,7 +201,15 @@ def _is_collection(name: str) -> bool:
 
 def _progress(stack: ExitStack) -> Callable[[int, int], None]:
     if not sys.stderr.isatty():
-        return lambda done, total: None
+        told = time.monotonic()
+
+        def line(done: int, total: int) -> None:
+            nonlocal told
+            if time.monotonic() - told > _LINE_SECONDS:
+                told = time.monotonic()
+                note(f"mmsearch: {done:,} of {total:,} embedded")
+
+        return line
     from rich.console import Console
     from rich.progress import Progress
 
@@ -212,10 +222,18 @@ def _tell(report: EvalReport, *, as_json: bool, with_worst: bool = False) -> Non
     if as_json:
         write(to_json(_without_infinities(asdict(report))))
         return
-    counted = f": {report.pictures:,} pictures, {report.captions:,} captions" if report.captions else ""
-    left_out = f", {report.unread:,} records left out" if report.unread else ""
-    absent = f", {report.absent:,} of them not in the collection" if report.absent else ""
-    write(f"{report.dataset}{counted}{left_out}{absent}; {short_path(report.system)}; {report.seconds:.1f} s")
+    head = [report.dataset]
+    if report.pictures or report.captions:
+        head.append(f"{_count(report.pictures, 'picture')}, {_count(report.captions, 'caption')}")
+    if report.unread:
+        head.append(f"{_count(len(report.unread), 'record')} left out")
+    if report.absent:
+        head.append(f"{report.absent:,} more not in the collection")
+    write(f"{'; '.join(head)}; {short_path(report.system)}; {report.seconds:.1f} s")
+    for name in report.unread[:_SHOWN_UNREAD]:
+        note(f"  left out: {short_path(name)}")
+    if len(report.unread) > _SHOWN_UNREAD:
+        note(f"  … and {len(report.unread) - _SHOWN_UNREAD:,} more (all of them with --json)")
     names = [metric.name for metric in report.directions[0].metrics]
     head = ["", *(one.direction for one in report.directions)]
     rows = [["queries", *(f"{one.queries:,}" for one in report.directions)]]
@@ -235,6 +253,10 @@ def _tell(report: EvalReport, *, as_json: bool, with_worst: bool = False) -> Non
     if with_worst:
         for failure in report.worst:
             _tell_failure(failure)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}" + ("" if number == 1 else "s")
 
 
 def _value(metric: Metric, depth: int | None) -> str:

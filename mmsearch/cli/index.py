@@ -123,7 +123,7 @@ def index(
     if as_json:
         write(to_json(report))
     else:
-        _summary(report)
+        _summary(report, with_stages=not quiet)
     if report.interrupted:
         raise typer.Exit(exits.INTERRUPTED)
     if report.held_back:
@@ -136,7 +136,7 @@ def index(
         raise typer.Exit(exits.NOTHING_FOUND)
 
 
-def _summary(report: IndexReport) -> None:
+def _summary(report: IndexReport, *, with_stages: bool) -> None:
     from mmsearch.vectors.backend import HOW_TO_GET_FAISS, find_faiss
 
     embedded = sum(report.embedded.values())
@@ -151,9 +151,10 @@ def _summary(report: IndexReport) -> None:
         (report.skipped, "skipped (unreadable before, unchanged since)"),
         (len(report.failed), "could not be read"),
     ]
-    parts = [f"{count:,} {word}" for count, word in counts if count] or ["nothing to do"]
+    parts = [f"{count:,} {word}" for count, word in counts if count]
+    parts = parts or ["stopped before anything was done" if report.interrupted else "nothing to do"]
     write(f"{', '.join(parts)} in {report.seconds:.1f} s{rate}")
-    if len(report.stages) > 1:
+    if with_stages and len(report.stages) > 1:
         note(_stages(report.stages))
     for modality in report.indexed:
         write(f"built the search index of the {modality} vectors")
@@ -163,6 +164,8 @@ def _summary(report: IndexReport) -> None:
         note(f"  {short_path(failure.key)}: {failure.reason.removeprefix(failure.key).strip()}")
     if len(report.failed) > _SHOWN_FAILURES:
         note(f"  … and {len(report.failed) - _SHOWN_FAILURES:,} more (all of them with --json)")
+    if sum("No such file" in failure.reason for failure in report.failed) > len(report.failed) / 2 > 1:
+        note("mmsearch: if these are the pictures of a corpus, name their folder with --images.")
     if report.held_back:
         note(
             f"mmsearch: {report.held_back:,} items, over half of a source, are no longer there; they were kept."

@@ -47,7 +47,7 @@ def models(
     if find_spec("open_clip") is None:
         note('mmsearch: OpenCLIP is not installed: pip install "mmsearch[cpu,clip]" adds its models to this list.')
     if not found:
-        note("mmsearch: no encoder is like that.")
+        note("mmsearch: no encoder is like that: leave a word or an option out.")
         raise typer.Exit(exits.NOTHING_FOUND)
 
 

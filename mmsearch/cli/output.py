@@ -78,7 +78,7 @@ def hit_table(hits: Sequence[Hit], *, target: str) -> list[str]:
     """
     rows = []
     for hit in hits:
-        row = [str(hit.rank), f"{hit.score:.3f}"]
+        row = [str(hit.rank), f"{hit.score:.5f}" if target == "any" else f"{hit.score:.3f}"]
         row += [f"{hit.similarity:.3f}", str(hit.item.modality)] if target == "any" else []
         rows.append([*row, _tame(short_path(hit.item.uri)), _tame(_caption(hit))])
     middle = ["cosine", "kind"] if target == "any" else []

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from mmsearch.engine.query import ImageQuery, TextQuery
     from mmsearch.types import Encoder
 
+_NONE = {
+    "image": "pictures at all; --target text searches its captions.",
+    "text": "captions at all: put .txt files beside the pictures, or index a corpus of captions.",
+    "any": "items at all.",
+}
+
 
 def query(
     query_words: Annotated[
@@ -79,7 +85,7 @@ def query(
     with _open(collection, chosen, encoder, device) as engine:
         result = engine.run(chosen, target=target, k=k, min_similarity=min_similarity)
         if not result.hits and not engine.holds(target):
-            note(f"mmsearch: the collection holds no {'items' if target == 'any' else target + 's'} at all.")
+            note(f"mmsearch: the collection holds no {_NONE[target]}")
     if isinstance(chosen, TextQuery) and not as_text and looks_like_path(given):
         note(f"mmsearch: {given!r} is no picture here, so its words were searched (--text says so, --image refuses).")
     for text in result.notes:

@@ -18,12 +18,15 @@ class WrittenFile:
     bytes: int
 
 
-def write_file(target: Path, temporary: Path, fill: Callable[[BinaryIO], None]) -> WrittenFile:
+def write_file(
+    target: Path, temporary: Path, fill: Callable[[BinaryIO], None], *, replace: bool = False
+) -> WrittenFile:
     """Make `target` from what `fill` writes, all of it or nothing; `temporary` lies on the same file system.
 
-    `target` must not exist: nothing that a reader may have mapped is overwritten. Raise FileExistsError or OSError.
+    `target` must not exist unless it is to be replaced: nothing that a reader may have mapped is overwritten. Raise
+    FileExistsError or OSError.
     """
-    if target.exists():
+    if target.exists() and not replace:
         raise FileExistsError(target)
     make_folder(temporary.parent)
     make_folder(target.parent)
@@ -33,7 +36,7 @@ def write_file(target: Path, temporary: Path, fill: Callable[[BinaryIO], None]) 
             fill(hashing)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
-        temporary.rename(target)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     _fsync_folder(target.parent)

@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmsearch.catalog.catalog import Catalog
@@ -122,6 +122,13 @@ class Collection:
                     )
                 write_manifest(layout, identity, spec)
         return cls.open(path)
+
+    def rebind(self, uri: str) -> None:
+        """Remember that the same encoder is now to be loaded by another URI: its weights were moved."""
+        spec = replace(self.spec, uri=uri)
+        with _locked(self.layout):
+            write_manifest(self.layout, self.uuid, spec, replace=True)
+        self.spec = spec
 
     def close(self) -> None:
         """Let go of the catalog and of every mapped file that no search is using."""

@@ -1,4 +1,4 @@
-"""The manifest of a collection: its format, identity and encoder. Written once, and light to read."""
+"""The manifest of a collection: its format, identity and encoder. Written once or nearly so, and light to read."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def read_manifest(layout: Layout) -> tuple[str, EncoderSpec]:
         raise CollectionCorrupt(f"{path} cannot be read ({error}): restore it from a backup.") from error
 
 
-def write_manifest(layout: Layout, identity: str, spec: EncoderSpec) -> None:
-    """Make the manifest, the last file of a new collection."""
+def write_manifest(layout: Layout, identity: str, spec: EncoderSpec, *, replace: bool = False) -> None:
+    """Make the manifest, the last file of a new collection; replace it where the same encoder lies elsewhere now."""
     manifest = {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
@@ -53,4 +53,4 @@ def write_manifest(layout: Layout, identity: str, spec: EncoderSpec) -> None:
     def fill(file: BinaryIO) -> None:
         file.write(text.encode())
 
-    write_file(layout.manifest, layout.new_staged(), fill)
+    write_file(layout.manifest, layout.new_staged(), fill, replace=replace)

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from mmsearch.catalog.catalog import Catalog
-from mmsearch.catalog.changes import Transaction
+from mmsearch.catalog.changes import Transaction, held_fact
 from mmsearch.catalog.rows import AnnRow, Changes, KnownItem, NewItem, Root, SegmentRow
 from mmsearch.collection.atomic import write_file
 from mmsearch.collection.layout import Layout
@@ -124,6 +124,10 @@ class Writer:
     def clear_failure(self, key: str) -> None:
         """Forget a file that could not be read."""
         self._change.clear_failure(key)
+
+    def hold_back(self, root: Root, known_before: int | None) -> None:
+        """Note how many items a root had when a deletion was held back; None: nothing is held back any more."""
+        self._change.set_fact(held_fact(root.id), "" if known_before is None else str(known_before))
 
     def set_index_kind(self, kind: str) -> None:
         """Store which index the collection is to have."""

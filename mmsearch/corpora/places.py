@@ -80,4 +80,6 @@ def _members(path: str, _size: int, _mtime_ns: int) -> Mapping[str, tuple[int, i
                 raise OSError(5, f"it is damaged or cut short behind its {len(found)} first members", path)
             return found
     except tarfile.TarError as error:
+        if "unexpected end" in str(error):
+            raise OSError(5, "it is cut short: restore it", path) from error
         raise OSError(5, f"it is not a plain tar archive ({error}): unpack it if it is compressed", path) from error

@@ -72,6 +72,8 @@ def _outside() -> dict[str, EntryPoint]:
 
 def _unknown(uri: str, scheme: str) -> str:
     known = list_encoders()
+    if "/" in uri and ":" not in uri:
+        return f"There is no encoder {uri!r}: if it is a model of OpenCLIP, write open_clip:{uri}."
     near = difflib.get_close_matches(scheme, known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"There is no encoder {uri!r}{hint}: known are {', '.join(known)}."

@@ -18,6 +18,8 @@ from mmsearch.errors import EncoderError, MissingExtra, WeightsUnavailable
 
 LOCAL_DIR = "local-dir:"
 
+_CONNECT_SECONDS = 5.0
+
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _switching = threading.Lock()  # huggingface_hub keeps whether it is offline for the whole process
@@ -125,11 +127,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _may_answer(url: str) -> bool:
-    """Return False when the name of a server cannot be resolved, unless a proxy may know it."""
+    """Return False when a server cannot be connected to within some seconds, unless by a proxy."""
     if Settings.from_environment().has_proxy:
         return True
+    parts = urlsplit(url)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
     try:
-        socket.getaddrinfo(urlsplit(url).hostname, 443)
+        socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_SECONDS).close()
     except OSError:
         return False
     return True

@@ -183,6 +183,11 @@ def _find(open_clip: ModuleType, address: str) -> _Source:
         raise UnknownEncoder(f"OpenCLIP has no model {name!r}{hint}")
     if pretrained.endswith(".safetensors"):
         return _local_file(name, config, Path(pretrained))
+    if pretrained.endswith((".bin", ".pt", ".pth")):
+        raise UnknownEncoder(
+            f"Beside a model's name only .safetensors files are taken: put {Path(pretrained).name} into a folder with"
+            f" its {CONFIG} and use open_clip:{LOCAL_DIR}FOLDER."
+        )
     return _tag(open_clip, name, config, pretrained)
 
 
@@ -248,7 +253,10 @@ def _local_dir(folder: Path) -> _Source:
 
 def _config_in(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
-        raise WeightsUnavailable(f"There is no {CONFIG} in {folder}: name the folder that a model was downloaded into.")
+        raise WeightsUnavailable(
+            f"There is no {CONFIG} in {folder}: name the folder that a model was downloaded into (if that of a"
+            " collection has moved, with --encoder open_clip:local-dir:NEW)."
+        )
     return _read_config(folder / CONFIG)
 
 
@@ -273,6 +281,8 @@ def _local_text_tower(folder: Path, text: dict[str, Any]) -> dict[str, Any] | No
 
 def _hub(repository: str) -> _Source:
     name = f"{HUB}{repository}"
+    if repository.count("/") != 1:
+        raise UnknownEncoder(f"{repository!r} is no repository of the hub: write open_clip:{HUB}ORG/NAME.")
     with out_of_reach(name, repository):
         from open_clip.pretrained import download_pretrained_from_hf
 

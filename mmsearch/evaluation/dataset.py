@@ -49,7 +49,7 @@ class Direction(StrEnum):
 class EvalSet:
     """Pictures by place and captions; `owners` (captions,) is the picture of a caption, −1 for one of its own.
 
-    `labels` are the classes of pictures and captions where the corpus tells them. `unread` counts records left out.
+    `labels` are the classes of pictures and captions where the corpus tells them. `unread` names what was left out.
     """
 
     name: str
@@ -58,7 +58,7 @@ class EvalSet:
     owners: Int64
     picture_labels: tuple[str | None, ...]
     caption_labels: tuple[str | None, ...]
-    unread: int = 0
+    unread: tuple[str, ...] = ()
 
     def size(self, modality: Modality) -> int:
         """Return how many pictures or captions there are."""
@@ -92,7 +92,7 @@ class EvalSet:
             owners=owners[rows],
             picture_labels=tuple(self.picture_labels[i] for i in kept),
             caption_labels=tuple(self.caption_labels[i] for i in rows),
-            unread=self.unread + len(missing),
+            unread=(*self.unread, *(self.pictures[i] for i in missing)),
         )
 
 
@@ -132,11 +132,11 @@ def load_eval_set(path: Path, options: CorpusOptions, *, limit: int | None = Non
     owners: list[int] = []
     caption_labels: list[str | None] = []
     known: set[tuple[int, str]] = set()
-    unread = 0
+    unread: list[str] = []
     try:
         for record in read_corpus(path, kind, options):
             if isinstance(record, BadRecord):
-                unread += 1
+                unread.append(f"{path}:{record.line}: {record.reason}")
                 continue
             owner = -1
             if record.image is not None:
@@ -165,7 +165,7 @@ def load_eval_set(path: Path, options: CorpusOptions, *, limit: int | None = Non
         owners=np.array(owners, dtype=np.int64),
         picture_labels=tuple(picture_labels),
         caption_labels=tuple(caption_labels),
-        unread=unread,
+        unread=tuple(unread),
     )
 
 
@@ -196,7 +196,9 @@ def make_tasks(data: EvalSet, directions: Sequence[Direction] | None = None) -> 
             )
         )
     if not tasks:
-        raise EvaluationError(f"Nothing in {data.name} says what belongs together: it has no captioned pictures.")
+        raise EvaluationError(
+            f"Nothing in {data.name} says what belongs together: captions need pictures, or labels."
+        )
     return tuple(tasks)
 
 

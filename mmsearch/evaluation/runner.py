@@ -66,7 +66,7 @@ class DirectionReport:
 
 @dataclass(frozen=True, slots=True)
 class EvalReport:
-    """What `mmsearch eval` tells. `recall` and `latency` are of a collection's index; `unread` records were left
+    """What `mmsearch eval` tells. `recall` and `latency` are of a collection's index; `unread` names what was left
     out, `absent` pictures and captions are not in the collection.
     """
 
@@ -74,7 +74,7 @@ class EvalReport:
     system: str
     pictures: int
     captions: int
-    unread: int
+    unread: tuple[str, ...]
     absent: int
     directions: tuple[DirectionReport, ...]
     recall: tuple[IndexRecall, ...] = ()
@@ -192,9 +192,9 @@ def evaluate(
     """Return how well an encoder, or a collection through its index, retrieves what a corpus says belongs together.
 
     `dataset` is a corpus file (see `mmsearch.corpora`; None: the captions of the collection itself), of which the first
-    `limit` pictures are taken. Without `collection` the encoder alone is evaluated. Vectors are kept below the home
-    folder by the encoder's fingerprint unless `cache` is False. Raise SourceError, EvaluationError and the errors of
-    `load_encoder` and `mmsearch.open`.
+    `limit` pictures are taken. Without `collection` the encoder alone is evaluated; with it, `encoder` is needed only
+    where the weights of its own have moved. Vectors are kept below the home folder by the encoder's fingerprint unless
+    `cache` is False. Raise SourceError, EvaluationError and the errors of `load_encoder` and `mmsearch.open`.
     """
     started = time.perf_counter()
     settings = Settings.from_environment()
@@ -210,9 +210,8 @@ def evaluate(
         engine = load_encoder(chosen, device=device) if isinstance(chosen, str) else chosen
         embedded = embed_set(engine, data, cache=place, progress=progress)
         return Evaluation(EncoderSystem(engine.spec.uri, embedded, directions), seconds=time.perf_counter() - started)
-    if encoder is not None:
-        raise QueryError("A collection is evaluated with its own encoder: leave --encoder or --collection out.")
-    searching = SearchEngine(Collection.open(settings.collection_path(collection)), device=device)
+    own = load_encoder(encoder, device=device) if isinstance(encoder, str) else encoder  # where its weights are now
+    searching = SearchEngine(Collection.open(settings.collection_path(collection)), own, device=device)
     data = (
         _of_collection(searching, limit)
         if path is None
@@ -235,7 +234,7 @@ def evaluate_run(run: Path, qrels: Path) -> EvalReport:
         metrics=metrics,
     )
     return EvalReport(
-        dataset=qrels.name, system=run.name, pictures=0, captions=0, unread=0, absent=0, directions=(report,)
+        dataset=qrels.name, system=run.name, pictures=0, captions=0, unread=(), absent=0, directions=(report,)
     )
 
 

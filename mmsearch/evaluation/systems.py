@@ -181,7 +181,7 @@ class CollectionSystem:
         self._indexes: dict[Modality, VectorIndex] = {m: engine.collection.index(m)[1] for m in Modality}
         held = self._held_pictures(data)
         lacking = np.flatnonzero(held < 0)
-        self.data = data.without_pictures(lacking.tolist())
+        self.data = replace(data.without_pictures(lacking.tolist()), unread=data.unread)
         texts = self._held_captions()
         self._ids = {Modality.IMAGE: held[held >= 0], Modality.TEXT: texts}
         self.absent = len(lacking) + int((texts < 0).sum())

@@ -49,7 +49,7 @@ def test_the_stages_are_told_and_nothing_of_other_libraries(place: Path, tmp_pat
     folder.mkdir()
     for number in range(3):
         picture(number).save(folder / f"{number}.png")
-    done = call(tmp_path / "home", "index", str(folder), "--encoder", uri(place), "-q")
+    done = call(tmp_path / "home", "index", str(folder), "--encoder", uri(place))
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
     assert line.startswith("mmsearch: read ")
@@ -72,6 +72,10 @@ def test_moved_weights_are_named_by_hand(place: Path, tmp_path: Path) -> None:
     done = call(home, "query", "a red car", "--encoder", f"open_clip:local-dir:{tmp_path / 'elsewhere'}", "--paths")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("one.png")
+    moved = f"open_clip:local-dir:{tmp_path / 'elsewhere'}"
+    assert call(home, "eval", "--collection", "default", "--encoder", moved).returncode == 18, "it has no captions"
+    assert call(home, "index", str(folder), "--encoder", moved, "-q").returncode == 0
+    assert call(home, "query", "a red car").returncode == 0, "from now on it is known where they are"
     make_model("vit-quickgelu", tmp_path / "other")
     other = call(home, "query", "a red car", "--encoder", f"open_clip:local-dir:{tmp_path / 'other'}")
     assert other.returncode != 0

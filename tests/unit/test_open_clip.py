@@ -416,6 +416,7 @@ def test_what_is_on_this_disk_asks_no_network(models: Path, monkeypatch: pytest.
 
     asked: list[Any] = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **_: asked.append(a) or [])
+    monkeypatch.setattr(socket, "create_connection", lambda *a, **_: asked.append(a))
     for family in ("vit", "siglip", "xlm-roberta"):
         load_encoder(f"open_clip:local-dir:{models / family}", device="cpu")
     assert asked == []

@@ -201,6 +201,7 @@ def test_nothing_of_a_damaged_archive_is_deleted(tmp_path: Path, place: Path, to
     report = run(place, toy)
     assert (report.deleted, report.held_back) == (0, 0)
     assert "damaged or cut short behind its 10 first members" in report.failed[0].reason
+    assert report.missing_sources == [str(shard)], "which has a status of its own"
 
 
 def test_options_that_do_not_fit_are_not_kept_and_one_bad_corpus_stops_no_other(

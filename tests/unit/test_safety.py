@@ -27,8 +27,18 @@ def test_mass_deletion_is_held_back_until_confirmed(tmp_path: Path, place: Path,
     report = run(place, toy, folder)
     assert (report.held_back, report.deleted, report.added) == (40, 0, 1)
     assert len(uris(place)) == 51
-    assert run(place, toy, folder, allow_mass_delete=True).deleted == 40
+    make_folder(folder, 90, first=600)
+    for _ in range(2):  # what is added meanwhile does not make them few
+        assert run(place, toy, folder).held_back == 40
+    for path in sorted(folder.glob("p06*.png")):
+        path.unlink()
+    assert run(place, toy, folder, allow_mass_delete=True).deleted == 130
     assert len(uris(place)) == 11
+    make_folder(folder, 90, first=700)
+    run(place, toy, folder)
+    for path in sorted(folder.glob("p07*.png"))[:30]:
+        path.unlink()
+    assert run(place, toy, folder).deleted == 30, "what was held back once is forgotten when it is confirmed"
 
 
 def test_missing_root_is_an_error_and_deletes_nothing(photos: Path, place: Path, toy: ToyEncoder) -> None:
