@@ -61,7 +61,10 @@ def tune(index: VectorIndex, queries: Mapping[str, QuerySet], *, nlist: int, npr
                 continue
         if now.nprobe >= nlist:
             break
-        now = measured(min(2 * now.nprobe, nlist), now.candidates)
+        before, now = now.nprobe, measured(min(2 * now.nprobe, nlist), now.candidates)
+        if now.least >= target:  # a doubling may be more than is needed
+            between = measured(round((before * now.nprobe) ** 0.5), now.candidates)
+            now = between if between.least >= target else now
     return now
 
 

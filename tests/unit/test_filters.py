@@ -164,3 +164,83 @@ def test_build_measures_both_kinds_of_queries_and_keeps_the_target(engine: Searc
     assert engine.build() == [], "what cannot be made is not kept"
     with pytest.raises(QueryError, match="between 0 and 1"):
         engine.build(recall=2.0)
+
+
+def test_a_damaged_index_file_is_not_read_and_is_built_anew(
+    engine: SearchEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = engine.collection.layout.root
+    engine.build(index_kind="IVF4,PQ16x4fs")
+    for damage in ("flipped", "cut"):
+        (file,) = place.glob("ann/image/*/index.faiss")
+        data = bytearray(file.read_bytes())
+        if damage == "flipped":
+            data[len(data) // 2] ^= 1
+        else:
+            del data[-50:]
+        file.write_bytes(data)
+        with SearchEngine(mmsearch.Collection.open(place), ToyEncoder()) as opened:
+            caplog.clear()
+            assert opened.search(image=picture(8), k=1)[0].similarity == pytest.approx(1.0, abs=2e-3)
+            assert "is not what the catalog says: run 'mmsearch build'. Until then search is exact." in caplog.text
+        index([], collection=place, encoder=ToyEncoder())
+        (again,) = place.glob("ann/image/*/index.faiss")
+        assert again != file
+        with SearchEngine(mmsearch.Collection.open(place), ToyEncoder()) as opened:
+            caplog.clear()
+            opened.search(image=picture(8), k=1)
+            assert caplog.text == ""
+    engine.build(index_kind="flat")
+
+
+def test_tuning_raises_candidates_or_lists_until_both_kinds_are_served() -> None:
+    from mmsearch.vectors.ann import AnnIndex
+    from mmsearch.vectors.index import VectorIndex
+    from mmsearch.vectors.spec import choose_spec, finer
+    from mmsearch.vectors.store import Block, VectorStore
+    from mmsearch.vectors.tuning import QuerySet, tune
+    from tests.support import random_units
+
+    rows = random_units(5000, 32, seed=5)
+    store = VectorStore(32, [Block(0, rows.astype(np.float16))])
+    ids = np.arange(5000)
+    spec = choose_spec(5000, 32, "IVF64,PQ4x4fs")
+    indexed = VectorIndex(store, ann=AnnIndex.build(spec, store, ids), covered=5000)
+    sets = {"stored": QuerySet(rows[:100], ids[:100]), "across": QuerySet(random_units(100, 32, seed=6))}
+    low, high = (tune(indexed, sets, nlist=64, nprobe=1, target=target) for target in (0.3, 0.95))
+    assert low.least >= 0.3
+    assert high.least >= 0.95
+    assert high.nprobe * high.candidates > low.nprobe * low.candidates
+    assert set(high.recall) == {"stored", "across"}
+    alone = tune(indexed, {"stored": sets["stored"]}, nlist=64, nprobe=1, target=0.95)
+    assert alone.nprobe <= high.nprobe
+    longer = finer(spec, 5000, 32)
+    assert longer is not None
+    assert longer.factory == "IVF64,PQ16x4fs"
+    last = finer(longer, 5000, 32)
+    assert last is not None
+    assert last.factory == "IVF64,SQ8"
+    assert finer(last, 5000, 32) is None
+
+
+@pytest.mark.parametrize(
+    ("n", "kind", "on_gpu", "factory"),
+    [
+        (1000, "auto", False, "Flat"),
+        (1_000_000, "flat", False, "Flat"),
+        (1_000_000, "auto", False, "IVF4096,PQ128x4fs"),
+        (1_000_000, "auto", True, "IVF4096,PQ64np"),
+        (1_000_000, "ivfsq8", False, "IVF4096,SQ8"),
+        (100_000_000, "auto", False, "IVF32768_HNSW32,PQ128x4fs"),
+        (1_000_000, "OPQ64,IVF1024,PQ64np", False, "OPQ64,IVF1024,PQ64np"),
+        (63, "ivfpq", False, "Flat"),
+        (100, "IVF64,PQ8np", False, "Flat"),
+    ],
+)
+def test_the_index_is_chosen_by_size_and_device(n: int, kind: str, on_gpu: bool, factory: str) -> None:
+    from mmsearch.vectors.spec import choose_spec, parse_kind
+
+    spec = choose_spec(n, 512, parse_kind(kind), on_gpu=on_gpu)
+    assert spec.factory == factory
+    assert spec.reason
+    assert spec.train_size <= n
