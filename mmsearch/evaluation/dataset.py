@@ -196,9 +196,7 @@ def make_tasks(data: EvalSet, directions: Sequence[Direction] | None = None) -> 
             )
         )
     if not tasks:
-        raise EvaluationError(
-            f"Nothing in {data.name} says what belongs together: captions need pictures, or labels."
-        )
+        raise EvaluationError(f"Nothing in {data.name} says what belongs together: captions need pictures, or labels.")
     return tuple(tasks)
 
 

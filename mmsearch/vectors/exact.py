@@ -1,7 +1,8 @@
 """Exact inner product: the tail of an index, small collections, filtered searches and ground truth.
 
 FAISS's float16 scalar quantiser reads the stored rows as they are and is several times faster than NumPy, which has to
-widen them first; NumPy serves where FAISS is not installed or the rows are so few that loading it would take longer.
+widen them first; NumPy serves where FAISS is not installed, for a batch of queries (a matrix product), and where the
+rows are so few that loading FAISS would take longer.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ NUMPY_ROWS = 4096
 
 CACHE_BYTES = 256 << 20
 """Rows kept in memory inside FAISS quantisers, at most; blocks past that are copied anew for each search."""
+
+BATCH = 64
+"""From this many queries on a matrix product is several times faster than FAISS's scan, which takes them one by one."""
 
 _CHUNK = 8192
 
@@ -43,7 +47,7 @@ class ExactIndex:
         n = min(n, allowed)
         if n == 0:
             return np.full((len(queries), 0), -1, dtype=np.int64)
-        if allowed <= NUMPY_ROWS or find_faiss() is None:
+        if allowed <= NUMPY_ROWS or len(queries) >= BATCH or find_faiss() is None:
             parts = [part for block in blocks for part in _scan(block, queries, n, mask)]
         else:
             parts = [self._search(block, queries, n, mask) for block in blocks]

@@ -76,6 +76,17 @@ def test_exact_search_is_brute_force(index: VectorIndex) -> None:
         np.testing.assert_allclose(found.scores[row], scores, atol=1e-6)
 
 
+def test_a_batch_is_searched_as_its_queries_are(index: VectorIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "NUMPY_ROWS", 0)  # one by one they go through FAISS
+    queries = random_units(exact.BATCH + 6, DIM, seed=8)
+    for params in (SearchParams(exact=True), SearchParams()):
+        together = index.search(queries, 10, params=params)
+        for row in (0, 5, len(queries) - 1):
+            alone = index.search(queries[row : row + 1], 10, params=params)
+            assert together.ids[row].tolist() == alone.ids[0].tolist()
+            assert together.scores[row].tolist() == alone.scores[0].tolist()
+
+
 def test_shown_scores_are_the_cosines_of_the_stored_rows(index: VectorIndex) -> None:
     queries = random_units(20, DIM, seed=3)
     found = index.search(queries, 10)
