@@ -367,13 +367,13 @@ def test_words_without_quotes_and_nothing_to_find(indexed: Path, tmp_path: Path)
     assert found(call(indexed, "query", "a", "red", "car", "--json", "-k", "1")) == ["red-car.jpg"]
     call(tmp_path, "index", str(PHOTOS / "red-car.jpg"))
     done = call(tmp_path, "query", "a red car", "--target", "text")
-    assert (done.returncode, "holds no texts at all" in done.stderr) == (1, True)
+    assert (done.returncode, "holds no captions at all" in done.stderr) == (1, True)
 
 
 def test_any_shows_cosines_and_kinds(indexed: Path) -> None:
     head, first, *_ = call(indexed, "query", "a red car", "-t", "any", "-k", "2").stdout.splitlines()
     assert head.split() == ["rank", "score", "cosine", "kind", "path", "caption"]
-    assert first.split()[1:4] in (["0.016", "0.618", "image"], ["0.016", "1.000", "text"])
+    assert first.split()[1:4] in (["0.01639", "0.618", "image"], ["0.01639", "1.000", "text"])
 
 
 def test_nothing_is_told_to_anybody(indexed: Path, tmp_path: Path) -> None:
