@@ -22,6 +22,9 @@ NUMPY_ROWS = 4096
 CACHE_BYTES = 256 << 20
 """Rows kept in memory inside FAISS quantisers, at most; blocks past that are copied anew for each search."""
 
+MASKED_ROWS = 65_536
+"""Up to this many rows under a mask NumPy takes out of their blocks: FAISS would look at all the others as well."""
+
 BATCH = 64
 """From this many queries on a matrix product is several times faster than FAISS's scan, which takes them one by one."""
 
@@ -47,7 +50,8 @@ class ExactIndex:
         n = min(n, allowed)
         if n == 0:
             return np.full((len(queries), 0), -1, dtype=np.int64)
-        if allowed <= NUMPY_ROWS or len(queries) >= BATCH or find_faiss() is None:
+        few = allowed <= (NUMPY_ROWS if mask is None else MASKED_ROWS)
+        if few or len(queries) >= BATCH or find_faiss() is None:
             parts = [part for block in blocks for part in _scan(block, queries, n, mask)]
         else:
             parts = [self._search(block, queries, n, mask) for block in blocks]
@@ -100,12 +104,12 @@ def _from(block: Block, start: int) -> Block:
 
 def _scan(block: Block, queries: Float32, n: int, mask: Mask | None) -> list[tuple[Int64, Float32]]:
     parts = []
-    for offset in range(0, len(block.rows), _CHUNK):
-        rows = block.rows[offset : offset + _CHUNK]
-        ids = np.arange(block.first_id + offset, block.first_id + offset + len(rows), dtype=np.int64)
-        if mask is not None:
-            here = mask[ids]
-            rows, ids = rows[here], ids[here]
+    places = None if mask is None else np.flatnonzero(mask[block.first_id : block.end_id])
+    for offset in range(0, len(block.rows) if places is None else len(places), _CHUNK):
+        part = slice(offset, offset + _CHUNK)
+        rows = block.rows[part] if places is None else block.rows[places[part]]
+        ids = np.arange(offset, offset + len(rows), dtype=np.int64) if places is None else places[part]
+        ids = ids + block.first_id
         scores: Float32 = queries @ rows.astype(np.float32).T
         if len(ids) > n:
             best = np.argpartition(-scores, n - 1, axis=1)[:, :n]

@@ -93,7 +93,9 @@ class VectorIndex:
         starved = np.arange(len(queries))
         if self._ann is not None and not params.exact and available > SELECTIVE_SHARE * self._covered:
             wanted = max(k * max(1, params.refine_factor), params.candidates or self._candidates)
-            nprobe = params.nprobe or self._nprobe
+            # Under a mask the nearest allowed rows lie farther away, and so do their lists.
+            share = available / len(self._store)
+            nprobe = params.nprobe or round(self._nprobe / share**0.5)
             found = self._ann.search(queries, wanted, nprobe=nprobe, mask=mask)
             tail = self._exact.candidates(queries, k, mask, start=self._covered)
             self._refine(queries, np.concatenate([found, tail], axis=1), ids, scores)
