@@ -208,28 +208,17 @@ def hnswlib_(place: Path) -> dict[str, Any]:
     import hnswlib
 
     rows: Float16 = np.load(place / "rows.npy", mmap_mode="r")
-    before = anonymous()
-    started = time.perf_counter()
     index = hnswlib.Index("ip", DIM)
     index.init_index(len(rows), M=16, ef_construction=200, random_seed=0)
-    for start in range(0, len(rows), 50_000):
-        index.add_items(rows[start : start + 50_000].astype(np.float32), np.arange(start, start + 50_000)[: len(rows)])
-    build = time.perf_counter() - started
-    index.set_num_threads(1)
-    memory = anonymous() - before
-    for ef in (16, 32, 64, 128, 256, 512):
-        index.set_ef(ef)
-        result = measured(
-            place,
-            lambda row: index.knn_query(row, K)[0][0],
-            build=build,
-            memory=memory,
-            disk=memory,
-            setting=f"M 16, ef {ef}",
-        )
-        if min(result["recall"].values()) >= TARGET:
-            break
-    return result
+
+    def add(part: Float16, ids: Int64) -> None:
+        index.add_items(part.astype(np.float32), ids)
+
+    def search(row: Float32) -> Int64:
+        found: Int64 = index.knn_query(row, K, num_threads=1)[0][0]
+        return found
+
+    return raised(place, rows, add, search, index.set_ef, "M 16, ef")
 
 
 def usearch_(place: Path) -> dict[str, Any]:
@@ -237,24 +226,38 @@ def usearch_(place: Path) -> dict[str, Any]:
     from usearch.index import Index
 
     rows: Float16 = np.load(place / "rows.npy", mmap_mode="r")
+    index = Index(ndim=DIM, metric="ip", dtype="f16")
+
+    def expand(expansion: int) -> None:
+        index.expansion_search = expansion
+
+    def search(row: Float32) -> Int64:
+        return np.asarray(index.search(row.astype(np.float16), K, threads=1).keys)
+
+    return raised(place, rows, lambda part, ids: index.add(ids, part), search, expand, "f16, expansion")
+
+
+def raised(
+    place: Path,
+    rows: Float16,
+    add: Callable[[Float16, Int64], object],
+    search: Search,
+    set_effort: Callable[[int], None],
+    words: str,
+) -> dict[str, Any]:
+    """Fill a graph in memory, and return what it does at the first effort that reaches the target on both kinds."""
     before = anonymous()
     started = time.perf_counter()
-    index = Index(ndim=DIM, metric="ip", dtype="f16")
     for start in range(0, len(rows), 50_000):
         part = np.ascontiguousarray(rows[start : start + 50_000])
-        index.add(np.arange(start, start + len(part)), part)
+        add(part, np.arange(start, start + len(part)))
     build = time.perf_counter() - started
     memory = anonymous() - before
-    for expansion in (32, 64, 128, 256, 512):
-        index.expansion_search = expansion
-        result = measured(
-            place,
-            lambda row: np.asarray(index.search(row.astype(np.float16), K, threads=1).keys),
-            build=build,
-            memory=memory,
-            disk=memory,
-            setting=f"f16, expansion {expansion}",
-        )
+    result: dict[str, Any] = {}
+    for effort in (16, 32, 64, 128, 256, 512):
+        set_effort(effort)
+        setting = f"{words} {effort}"
+        result = measured(place, search, build=build, memory=memory, disk=memory, setting=setting)
         if min(result["recall"].values()) >= TARGET:
             break
     return result

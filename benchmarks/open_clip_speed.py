@@ -109,7 +109,7 @@ def loader(place: Path) -> None:
     paths = sorted((place / "photos").iterdir())
     model.encode_image(torch.zeros(BATCH, 3, 224, 224))
 
-    class Pictures(Dataset):  # type: ignore[type-arg]
+    class Pictures(Dataset):
         def __len__(self) -> int:
             return len(paths)
 

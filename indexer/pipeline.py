@@ -11,7 +11,7 @@ from pathlib import Path
 from indexer.embed import Embedded, Embedder
 from indexer.load import Loaded, Loader
 from indexer.paths import is_scanned_below
-from indexer.plan import Action, Planner, covering_root, text_hash
+from indexer.plan import Action, Planner, covering_root
 from indexer.report import Failed, IndexReport, Progress
 from indexer.scan import ScanAhead
 from indexer.sources import FILES
@@ -20,6 +20,7 @@ from mmsearch.catalog.rows import KnownItem, NewItem, Root
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.writer import Writer
 from mmsearch.corpora.places import split_place
+from mmsearch.corpora.records import text_hash
 from mmsearch.types import Float32, Modality, ScanFailure, Source, SourceEntry
 
 COMMIT_ROWS = 2000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
@@ -10,6 +9,7 @@ from indexer.paths import is_below, is_scanned_below
 from indexer.sources import FILES
 from mmsearch.catalog.catalog import Catalog
 from mmsearch.catalog.rows import KnownItem, Root
+from mmsearch.corpora.records import text_hash
 from mmsearch.types import Modality, ScanFailure, Source, SourceEntry
 
 RACY_NS = 2_000_000_000
@@ -27,11 +27,6 @@ class Action(Enum):
     LOAD = auto()  # new, changed, or to be compared by content
     LINK = auto()  # the same caption, now of another picture
     REPEATED = auto()  # dealt with already, in this run
-
-
-def text_hash(text: str) -> bytes:
-    """Return the SHA-256 of a text: what makes two captions one content."""
-    return hashlib.sha256(text.encode()).digest()
 
 
 def covering_root(roots: Sequence[Root], source: Source) -> Root | None:

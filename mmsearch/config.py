@@ -62,6 +62,14 @@ class Settings:
         return (self.home / "collections" / chosen).absolute()
 
 
+def plain_path(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path that a person means: "~" is the home folder, ".." goes, links stay as they are.
+
+    Path has no such thing: `resolve` follows links, `absolute` keeps "..", `expanduser` raises for an unknown "~user".
+    """
+    return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - see above
+
+
 def _absolute(path: str) -> Path:
     return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - Path.expanduser raises for an unknown "~user"
 

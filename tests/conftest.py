@@ -10,6 +10,7 @@ import pytest
 from benchmarks.common import SHARDS
 from mmsearch.collection.collection import Collection
 from tests.support import HAS_OPEN_CLIP, ToyEncoder, make_folder
+from tests.tiny_models import FAMILIES, make_model
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,15 @@ def _shared(request: pytest.FixtureRequest) -> None:
         pytest.skip("needs the extra [clip]")
     if request.node.get_closest_marker("needs_shared") and not SHARDS.is_dir():
         pytest.skip("needs the shards of ../shared, which a clone does not have")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a tiny OpenCLIP model of every family; a test that changes one copies it first."""
+    folder = tmp_path_factory.mktemp("open_clip")
+    for family in FAMILIES:
+        make_model(family, folder / family)
+    return folder
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from indexer.sources.corpus import CorpusSource
 from indexer.sources.folder import FileSource, FolderSource
+from mmsearch.config import plain_path
 from mmsearch.corpora.reader import corpus_kind
 from mmsearch.corpora.records import CorpusOptions
 from mmsearch.errors import SourceError
@@ -27,7 +28,7 @@ def make_source(path: str | os.PathLike[str], options: CorpusOptions | None = No
     name = os.fspath(path)
     if not name:
         raise SourceError("A path to index is empty: name a folder, a corpus of captions or a picture.")
-    place = Path(os.path.abspath(os.path.expanduser(name)))  # noqa: PTH100, PTH111 - no link is resolved, "~x" may be a name
+    place = plain_path(name)
     try:
         str(place).encode()
     except UnicodeEncodeError:

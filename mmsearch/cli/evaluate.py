@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _DIRECTIONS = ("text-image", "image-text", "text-text", "image-image")
 _SHOWN_INSTEAD, _SHOWN_UNREAD = 3, 10
 _LINE_SECONDS = 10.0
+_DRAWN = 20
+"""Queries of each direction that a sheet shows unless --worst says otherwise."""
 
 
 def evaluate(
@@ -156,14 +158,18 @@ def evaluate(
     if compare:
         if encoder is not None or collection is not None:
             raise QueryError("--compare names both sides itself: leave --encoder and --collection out.")
-        sides = [evaluated(None, side) if _is_collection(side) else evaluated(side, None) for side in compare]
-        _tell_differences(runner.compare_evaluations(*sides), as_json=as_json)
+        with ExitStack() as stack:
+            sides = [
+                stack.enter_context(evaluated(None, side) if _is_collection(side) else evaluated(side, None))
+                for side in compare
+            ]
+            _tell_differences(runner.compare_evaluations(*sides), as_json=as_json)
         return
-    evaluation = evaluated(encoder, collection)
-    report = evaluation.report(worst=worst or (20 if sheet else 0))
-    if trec is not None:
-        evaluation.write_trec(trec)
-        note(f"mmsearch: runs and qrels are in {trec}.")
+    with evaluated(encoder, collection) as evaluation:
+        report = evaluation.report(worst=worst or (_DRAWN if sheet else 0))
+        if trec is not None:
+            evaluation.write_trec(trec)
+            note(f"mmsearch: runs and qrels are in {trec}.")
     if sheet is not None:
         from mmsearch.evaluation.sheet import write_sheet
 

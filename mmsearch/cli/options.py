@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -97,11 +96,13 @@ def corpus_options(
     captions_only: bool = False,
 ) -> CorpusOptions | None:
     """Return how to read corpora, None where nothing was said; raise SourceError when the folder is not there."""
+    from mmsearch.config import plain_path
     from mmsearch.corpora.records import CorpusOptions
     from mmsearch.errors import SourceError
 
-    folder = None if images is None else os.path.abspath(os.path.expanduser(images))  # noqa: PTH100, PTH111
-    if folder is not None and not os.path.isdir(folder):  # noqa: PTH112
+    folder = None if images is None else plain_path(images)
+    if folder is not None and not folder.is_dir():
         raise SourceError(f"There is no folder {folder} of pictures: check --images.")
-    options = CorpusOptions(folder, split, image_column, caption_column, label_column, captions_only)
+    place = None if folder is None else str(folder)
+    options = CorpusOptions(place, split, image_column, caption_column, label_column, captions_only)
     return options if options.as_text() else None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from mmsearch.corpora.records import (
     BadRecord,
@@ -73,13 +73,13 @@ def _coco(
         raise SourceError(f"{path} holds annotations without captions: take one of COCO's captions_….json files.")
     for number, one in enumerate(annotations, start=1):
         try:
-            captions.setdefault(object_at(one, "image_id", int), []).append(str(object_at(one, "caption", str)))
-        except (ValueError, AttributeError) as error:
+            captions.setdefault(object_at(one, "image_id", int), []).append(object_at(one, "caption", str))
+        except ValueError as error:
             yield BadRecord(number, f"annotation {number}: {error}")
     for number, image in enumerate(images, start=1):
         try:
-            identity, name = object_at(image, "id", int), str(object_at(image, "file_name", str))
-        except (ValueError, AttributeError) as error:
+            identity, name = object_at(image, "id", int), object_at(image, "file_name", str)
+        except ValueError as error:
             yield BadRecord(number, f"image {number}: {error}")
             continue
         yield from _records(number, folder, [name, f"images/{name}"], captions.get(identity, []), options)
@@ -96,10 +96,10 @@ def _karpathy(
         raise SourceError(f"{path} has no split {options.split!r}: it has {', '.join(splits) or 'none'}.")
     for number, image in enumerate(images, start=1):
         try:
-            name = str(object_at(image, "filename", str))
+            name = object_at(image, "filename", str)
             sentences = object_at(image, "sentences", list)
-            captions = [str(object_at(sentence, "raw", str)) for sentence in sentences]  # type: ignore[attr-defined]
-        except (ValueError, AttributeError) as error:
+            captions = [object_at(sentence, "raw", str) for sentence in sentences]
+        except ValueError as error:
             yield BadRecord(number, f"image {number}: {error}")
             continue
         if options.split is None or image.get("split") == options.split:
@@ -113,9 +113,9 @@ def _regions(path: Path, folder: str, options: CorpusOptions) -> Iterator[Captio
         for number, image in enumerate(_elements(path, file), start=1):
             try:
                 regions = object_at(image, "regions", list)
-                phrases = [str(object_at(region, "phrase", str)) for region in regions]  # type: ignore[attr-defined]
-                identity = image.get("id") or image.get("image_id") or regions[0]["image_id"]  # type: ignore
-            except (ValueError, AttributeError, LookupError, TypeError) as error:
+                phrases = [object_at(region, "phrase", str) for region in regions]
+                identity = image.get("id") or image.get("image_id") or regions[0]["image_id"]
+            except (ValueError, LookupError, TypeError) as error:
                 yield BadRecord(number, f"image {number}: {error}")
                 continue
             names = [f"{part}{identity}.jpg" for part in ("", "VG_100K/", "VG_100K_2/", "images/")]
@@ -138,7 +138,7 @@ def _read(path: Path, file: IO[str], size: int) -> str:
         raise SourceError(f"{path} is not UTF-8 text: download it again.") from error
 
 
-def _elements(path: Path, file: IO[str]) -> Iterator[object]:
+def _elements(path: Path, file: IO[str]) -> Iterator[Any]:
     """Yield the elements of a JSON list one by one: Visual Genome's has hundreds of megabytes."""
     decoder = json.JSONDecoder()
     rest = _read(path, file, _CHUNK).lstrip()

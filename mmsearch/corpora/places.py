@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from collections.abc import Mapping
 from functools import lru_cache
 from io import BufferedReader, BytesIO
@@ -72,6 +71,8 @@ def read_members(path: str) -> Mapping[str, tuple[int, int]]:
 @lru_cache(maxsize=64)
 def _members(path: str, _size: int, _mtime_ns: int) -> Mapping[str, tuple[int, int]]:
     """Look through the headers once for each state of the file."""
+    import tarfile  # brings bz2 and lzma along, which a query over plain files has no use for
+
     try:
         with tarfile.open(path, "r:") as archive, Path(path).open("rb") as file:
             found = {m.name: (m.offset_data, m.size) for m in archive if m.isreg() and not m.issparse()}

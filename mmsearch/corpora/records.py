@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mmsearch.corpora.sidecars import clean_captions
 
@@ -78,6 +80,11 @@ class CorpusOptions:
         return cls(**{name: told[name] for name in cls.__dataclass_fields__ if name in told})
 
 
+def text_hash(text: str) -> bytes:
+    """Return the SHA-256 of a text: what makes two captions one content."""
+    return hashlib.sha256(text.encode()).digest()
+
+
 def text_record(line: int, caption: str, label: str | None = None) -> CaptionRecord | BadRecord:
     """Return the record of a text of its own, named by itself."""
     captions = clean_captions([caption])
@@ -94,8 +101,8 @@ def picture_record(line: int, image: str, captions: list[str], label: str | None
 
 
 def place_below(folder: Path | str, name: str) -> str:
-    """Return the absolute path of a name in a folder; ".." goes, links stay."""
-    return os.path.abspath(os.path.join(folder, name))  # noqa: PTH100, PTH118
+    """Return the path of a name in an absolute folder; ".." goes, links stay."""
+    return os.path.normpath(os.path.join(folder, name))  # noqa: PTH118 - Path has no normpath
 
 
 def first_there(folder: Path | str, names: list[str]) -> str:
@@ -121,7 +128,7 @@ def as_label(value: object) -> str | None:
     return str(value)
 
 
-def object_at(content: object, name: str, kind: type) -> object:
+def object_at(content: Any, name: str, kind: type) -> Any:
     """Return content[name]; raise ValueError unless content is an object where it is there and of that kind."""
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")

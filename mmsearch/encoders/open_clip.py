@@ -97,7 +97,7 @@ class OpenClipEncoder:
 
     @property
     def min_side(self) -> None:
-        """None: a picture is decoded whole, as OpenCLIP has it; at a reduced scale a cosine of 0.997 would remain."""
+        """None: a picture is decoded whole, as OpenCLIP has it; a reduced scale would change its vector a little."""
         return None
 
     @property

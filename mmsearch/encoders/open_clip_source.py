@@ -14,7 +14,6 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from mmsearch.config import plain_path
 from mmsearch.encoders.open_clip_hub import (
     LOCAL_DIR,
     OutOfReach,
@@ -93,7 +93,7 @@ def load_model(rest: str) -> LoadedModel:
     """
     address, template = split_template(rest)
     if address.startswith(LOCAL_DIR):  # a wrong path is told before OpenCLIP, which takes seconds, is imported
-        _config_in(_absolute(Path(address.removeprefix(LOCAL_DIR))))
+        _config_in(plain_path(Path(address.removeprefix(LOCAL_DIR))))
     open_clip = require_open_clip()
     return with_hub(lambda: _load(open_clip, _find(open_clip, address), address, template))
 
@@ -210,7 +210,7 @@ def _tag(open_clip: ModuleType, name: str, config: dict[str, Any], tag: str) -> 
 
 
 def _local_file(name: str, config: dict[str, Any], weights: Path) -> _Source:
-    weights = _absolute(weights)
+    weights = plain_path(weights)
     if not weights.is_file():
         raise WeightsUnavailable(f"There are no weights at {weights}: check the path.")
     beside = weights.with_name(CONFIG)
@@ -239,7 +239,7 @@ def _local_file(name: str, config: dict[str, Any], weights: Path) -> _Source:
 
 
 def _local_dir(folder: Path) -> _Source:
-    folder = _absolute(folder)
+    folder = plain_path(folder)
     described = _config_in(folder)
     weights = [path for suffix in ("safetensors", "bin", "pth") for path in sorted(folder.glob(f"*.{suffix}"))]
     if not weights:
@@ -308,10 +308,6 @@ def _differs(described: Any, built_in: dict[str, Any]) -> bool:
     ignored = {"timm_model_pretrained", "hf_model_pretrained"}
     mine = {key: value for key, value in (described or {}).items() if key not in ignored}
     return mine != {key: value for key, value in built_in.items() if key not in ignored}
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - links stay as they are
 
 
 # --- what can go wrong ----------------------------------------------------------------------------------------------

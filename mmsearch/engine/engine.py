@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmsearch.collection.collection import Collection, CollectionInfo
-from mmsearch.collection.maintenance import maintain
 from mmsearch.config import Settings
 from mmsearch.corpora.places import open_place
 from mmsearch.encoders import load_encoder
@@ -190,6 +189,8 @@ class SearchEngine:
         measured on stored vectors and on text queries) hold from now on. Readers go on with the old ones meanwhile.
         Raise QueryError, CollectionLocked, MissingExtra without FAISS.
         """
+        from mmsearch.collection.maintenance import maintain  # a query builds nothing
+
         if recall is not None and not 0 < recall <= 1:
             raise QueryError(f"The recall must lie between 0 and 1, not be {recall}.")
         kind = None if index_kind is None else parse_kind(index_kind)

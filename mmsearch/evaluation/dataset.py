@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mmsearch.corpora.reader import corpus_kind, read_corpus
-from mmsearch.corpora.records import BadRecord, CorpusOptions
+from mmsearch.corpora.records import BadRecord, CorpusOptions, text_hash
 from mmsearch.errors import EvaluationError, SourceError
 from mmsearch.evaluation.ranks import Relevance
 from mmsearch.types import Int64, Modality
@@ -73,7 +72,7 @@ class EvalSet:
         if modality is Modality.IMAGE:
             return self.pictures[number]
         owner, text = int(self.owners[number]), self.captions[number]
-        return f"{self.pictures[owner] if owner >= 0 else ''}#{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return f"{self.pictures[owner] if owner >= 0 else ''}#{text_hash(text).hex()[:12]}"
 
     def without_pictures(self, missing: Sequence[int]) -> EvalSet:
         """Return the set without some pictures (by number) and without their captions."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmsearch.collection.collection import Collection
-from mmsearch.config import Settings
+from mmsearch.config import Settings, plain_path
 from mmsearch.corpora.records import CorpusOptions
 from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
 from mmsearch.engine.engine import SearchEngine
@@ -100,7 +100,7 @@ class Measured:
 
 
 class Evaluation:
-    """A system and how it did. Make one with `evaluate`."""
+    """A system and how it did. Make one with `evaluate`, and close it (or use `with`) when it is of a collection."""
 
     def __init__(self, system: System, *, seconds: float = 0.0) -> None:
         """Rank everything."""
@@ -111,6 +111,16 @@ class Evaluation:
             ranks = system.ranks(task)
             self.measured.append(Measured(task, ranks, per_query(ranks)))
         self._seconds = seconds + time.perf_counter() - started
+
+    def close(self) -> None:
+        """Let go of the collection; nothing more can be asked of it then."""
+        self.system.close()
+
+    def __enter__(self) -> Evaluation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def report(self, *, worst: int = 0) -> EvalReport:
         """Return all of it, with the `worst` queries of each direction."""
@@ -199,7 +209,7 @@ def evaluate(
     started = time.perf_counter()
     settings = Settings.from_environment()
     place = settings.home / "cache" / "evaluation" if cache else None
-    path = None if dataset is None else Path(os.path.abspath(os.path.expanduser(dataset)))  # noqa: PTH100, PTH111
+    path = None if dataset is None else plain_path(dataset)
     if collection is None:
         if path is None:
             raise QueryError(
@@ -212,13 +222,17 @@ def evaluate(
         return Evaluation(EncoderSystem(engine.spec.uri, embedded, directions), seconds=time.perf_counter() - started)
     own = load_encoder(encoder, device=device) if isinstance(encoder, str) else encoder  # where its weights are now
     searching = SearchEngine(Collection.open(settings.collection_path(collection)), own, device=device)
-    data = (
-        _of_collection(searching, limit)
-        if path is None
-        else load_eval_set(path, options or CorpusOptions(), limit=limit)
-    )
-    system = CollectionSystem(searching, data, directions, cache=place, progress=progress)
-    return Evaluation(system, seconds=time.perf_counter() - started)
+    try:
+        data = (
+            _of_collection(searching, limit)
+            if path is None
+            else load_eval_set(path, options or CorpusOptions(), limit=limit)
+        )
+        system = CollectionSystem(searching, data, directions, cache=place, progress=progress)
+        return Evaluation(system, seconds=time.perf_counter() - started)
+    except BaseException:
+        searching.close()
+        raise
 
 
 def evaluate_run(run: Path, qrels: Path) -> EvalReport:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +10,14 @@ from typing import Protocol
 
 import numpy as np
 
+from mmsearch.corpora.records import text_hash
 from mmsearch.engine.engine import SearchEngine
 from mmsearch.errors import EvaluationError
 from mmsearch.evaluation.dataset import Direction, EvalSet, Task, make_tasks
 from mmsearch.evaluation.embed import EmbeddedSet, Progress, embed_texts
 from mmsearch.evaluation.ranks import Ranks, Relevance, rank_all, rank_found
-from mmsearch.types import Float32, Int64, Modality
-from mmsearch.vectors.index import VectorIndex, measure_recall
+from mmsearch.types import Float32, Int64, Modality, Neighbors
+from mmsearch.vectors.index import VectorIndex, measure_recall, without_own
 
 DEPTH = 100
 """How many candidates a collection is asked for; what is not among them has no rank."""
@@ -103,6 +103,9 @@ class System(Protocol):
     def latency(self) -> tuple[Latency, ...]:
         """Return how long single queries take; nothing where no index answers them."""
 
+    def close(self) -> None:
+        """Let go of what it holds open."""
+
 
 class EncoderSystem:
     """An encoder alone: every candidate is scored."""
@@ -156,6 +159,9 @@ class EncoderSystem:
         """Return nothing: there is no index."""
         return ()
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
 
 class CollectionSystem:
     """A collection: queries are answered by its index, among all that it holds."""
@@ -202,13 +208,14 @@ class CollectionSystem:
 
     def ranks(self, task: Task) -> Ranks:
         """Return where the relevant stand among the first `depth`."""
-        ids, scores = self._search(task, task.queries, task.own, self.depth or DEPTH)
-        return rank_found(ids, scores, task.relevance)
+        found = self._search(task, task.queries, task.own, self.depth or DEPTH)
+        return rank_found(found.ids, found.scores, task.relevance)
 
     def best(self, task: Task, rows: Sequence[int], k: int) -> list[list[Found]]:
         """Return the first k answers to some queries."""
         some = np.asarray(rows, dtype=np.int64)
-        ids, scores = self._search(task, task.queries[some], None if task.own is None else task.own[some], k)
+        nearest = self._search(task, task.queries[some], None if task.own is None else task.own[some], k)
+        ids, scores = nearest.ids, nearest.scores
         named = self.describe(task, np.unique(ids[ids >= 0]).tolist())
         found = []
         for row, mine, values in zip(rows, ids, scores, strict=True):
@@ -259,6 +266,10 @@ class CollectionSystem:
             found.append(_percentiles("whole query, text→image", seconds))
         return tuple(found)
 
+    def close(self) -> None:
+        """Let go of the collection."""
+        self._engine.close()
+
     def _held_pictures(self, data: EvalSet) -> Int64:
         """Return the vector ids of pictures, −1 for those that the collection does not hold."""
         known = self._engine.collection.catalog.vectors_by_key(Modality.IMAGE, data.pictures)
@@ -266,7 +277,7 @@ class CollectionSystem:
 
     def _held_captions(self) -> Int64:
         """Return the vector ids of captions, −1 for those that the collection does not hold."""
-        hashes = [hashlib.sha256(text.encode()).digest() for text in self.data.captions]
+        hashes = [text_hash(text) for text in self.data.captions]
         known = self._engine.collection.catalog.vectors_by_content(Modality.TEXT, hashes)
         return np.array([known.get(digest, -1) for digest in hashes], dtype=np.int64)
 
@@ -305,14 +316,10 @@ class CollectionSystem:
             own=None if own is None else own[kept],
         )
 
-    def _search(self, task: Task, queries: Int64, own: Int64 | None, k: int) -> tuple[Int64, Float32]:
-        """Return ids and scores (nq, ≤ k), the query itself left out."""
-        rows = self._rows[task.direction.query][queries]
-        found = self._indexes[task.direction.target].search(rows, k + (own is not None))
-        if own is None:
-            return found.ids, found.scores
-        is_own = found.ids == own[:, None]
-        return np.where(is_own, -1, found.ids), np.where(is_own, -np.inf, found.scores).astype(np.float32)
+    def _search(self, task: Task, queries: Int64, own: Int64 | None, k: int) -> Neighbors:
+        """Return the first k, the query itself left out."""
+        rows, index = self._rows[task.direction.query][queries], self._indexes[task.direction.target]
+        return index.search(rows, k) if own is None else without_own(index.search(rows, k + 1), own)
 
 
 def _all_of(scores: Float32) -> Int64:

@@ -5,7 +5,7 @@ The number of threads of this process is `Settings.threads`; it is handed down, 
 | engine       | threads                                                        | why                                  |
 | ------------ | -------------------------------------------------------------- | ------------------------------------ |
 | ONNX Runtime | image tower: n runs of one thread each; text tower: n, no spin | nothing waits for the slowest        |
-| torch, CPU   | n runs of one thread each; n for a single picture or text      | 1.4 times as fast beside the loaders |
+| torch, CPU   | n runs of one thread each; n for a single picture or text      | no barrier waits for a busy loader   |
 | torch, GPU   | as torch has it                                                | the work is on the device            |
 | FAISS        | 1 for fewer than 16 queries, n for a batch and for building    | latency of one query                 |
 

@@ -135,10 +135,21 @@ class VectorIndex:
         return mask
 
 
-def measure_recall(index: VectorIndex, queries: Float32, *, k: int = 10, params: SearchParams | None = None) -> float:
-    """Return recall@k of the index against exact search on queries (nq, dim); a tie with the k-th score counts."""
-    truth = index.search(queries, k, params=SearchParams(exact=True))
-    found = index.search(queries, k, params=params)
+def without_own(found: Neighbors, own: Int64) -> Neighbors:
+    """Return answers (nq, k − 1) without the vector `own` (nq,) that each query itself is; else without the last."""
+    is_own = found.ids == own[:, np.newaxis]
+    order = np.argsort(is_own, axis=1, kind="stable")[:, :-1]  # its own last, the others as they were
+    return Neighbors(np.take_along_axis(found.ids, order, axis=1), np.take_along_axis(found.scores, order, axis=1))
+
+
+def recall_of(found: Neighbors, truth: Neighbors) -> float:
+    """Return the share of the true answers (nq, k) that were found; a tie with the k-th score counts."""
     good = (found.scores >= truth.scores[:, -1:]) & (found.ids >= 0)
     wanted = int((truth.ids >= 0).sum())
     return float(good.sum() / wanted) if wanted else 1.0
+
+
+def measure_recall(index: VectorIndex, queries: Float32, *, k: int = 10, params: SearchParams | None = None) -> float:
+    """Return recall@k of the index against exact search on queries (nq, dim)."""
+    truth = index.search(queries, k, params=SearchParams(exact=True))
+    return recall_of(index.search(queries, k, params=params), truth)

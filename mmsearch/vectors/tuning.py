@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from mmsearch.types import Float32, Int64, SearchParams
-from mmsearch.vectors.index import MIN_CANDIDATES, VectorIndex
+from mmsearch.types import Float32, Int64, Neighbors, SearchParams
+from mmsearch.vectors.index import MIN_CANDIDATES, VectorIndex, recall_of, without_own
 
 K = 10
 MOST_CANDIDATES = 1600
@@ -49,7 +47,7 @@ def tune(index: VectorIndex, queries: Mapping[str, QuerySet], *, nlist: int, npr
 
     def measured(nprobe: int, candidates: int) -> Tuned:
         params = SearchParams(nprobe=nprobe, candidates=candidates, refine_factor=1)
-        recall = {kind: _recall(_found(index, some, params), truth[kind]) for kind, some in queries.items()}
+        recall = {kind: recall_of(_found(index, some, params), truth[kind]) for kind, some in queries.items()}
         return Tuned(nprobe, candidates, recall)
 
     now = measured(min(nprobe, nlist), MIN_CANDIDATES)
@@ -68,19 +66,8 @@ def tune(index: VectorIndex, queries: Mapping[str, QuerySet], *, nlist: int, npr
     return now
 
 
-def _found(index: VectorIndex, queries: QuerySet, params: SearchParams) -> tuple[Int64, Float32]:
-    """Return ids and scores (nq, 10), without the queries themselves."""
+def _found(index: VectorIndex, queries: QuerySet, params: SearchParams) -> Neighbors:
+    """Return the first ten (nq, 10), without the queries themselves."""
     if queries.own is None:
-        found = index.search(queries.rows, K, params=params)
-        return found.ids, found.scores
-    found = index.search(queries.rows, K + 1, params=params)
-    is_own = found.ids == queries.own[:, np.newaxis]
-    order = np.argsort(is_own, axis=1, kind="stable")[:, :K]  # its own last, the others as they were
-    return np.take_along_axis(found.ids, order, axis=1), np.take_along_axis(found.scores, order, axis=1)
-
-
-def _recall(found: tuple[Int64, Float32], truth: tuple[Int64, Float32]) -> float:
-    """Return the share of the true ten that were found; a tie with the tenth score counts."""
-    good = (found[1] >= truth[1][:, -1:]) & (found[0] >= 0)
-    wanted = int((truth[0] >= 0).sum())
-    return float(good.sum() / wanted) if wanted else 1.0
+        return index.search(queries.rows, K, params=params)
+    return without_own(index.search(queries.rows, K + 1, params=params), queries.own)
