@@ -24,9 +24,11 @@ def build(
 
     gc.enable()
     with mmsearch.open(collection, device=device) as engine:
-        note("mmsearch: building and measuring (about a minute for a million vectors) …")
+        note("mmsearch: building what is due and measuring its recall (minutes for a million vectors) …")
         built = engine.build(index_kind=kind, recall=recall)
         info = engine.info()
+    if not built:
+        note("mmsearch: there is no index to build: these vectors are searched exactly.")
     if as_json:
         write(to_json({modality: info.modalities[modality] for modality in built}))
         return

@@ -47,6 +47,8 @@ def test_an_index_is_built_and_told(home: Path) -> None:
     assert "on 300 everyday queries, with nprobe " in done.stdout
     info = json.loads(call(home, "info", "-c", "built", "--json").stdout)["modalities"]["image"]
     assert min(info["recall_at_10"], info["recall_across"]) >= 0.9
+    flat = call(home, "build", "-c", "built", "--index", "flat")
+    assert (flat.returncode, "there is no index to build" in flat.stderr) == (0, True)
     wrong = call(home, "build", "-c", "built", "--index", "hnsw")
     assert wrong.returncode == 2
     assert "There is no index kind 'hnsw'" in wrong.stderr
