@@ -113,5 +113,6 @@ class Loader:
             width=info.width,
             height=info.height,
             format=info.format,
+            metadata=info.metadata,
         )
         return Loaded(entry, item, pixels)

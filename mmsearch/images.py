@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmsearch.errors import ImageTooLarge, UnreadableImage
+from mmsearch.types import PictureMetadata
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "AVIF", "PPM")
 """The Pillow formats that are opened; nothing that runs another program (EPS) is among them."""
@@ -57,11 +58,12 @@ _TRANSPOSED = (5, 6, 7, 8)
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """Width and height in pixels of the upright picture, and its Pillow format name."""
+    """Width and height in pixels of the upright picture, its Pillow format name, and what it tells of itself."""
 
     width: int
     height: int
     format: str
+    metadata: PictureMetadata = field(default_factory=PictureMetadata)
 
 
 def lift_pillow_limit() -> None:

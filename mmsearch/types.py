@@ -200,8 +200,31 @@ class Neighbors:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureMetadata:
+    """What a picture file tells of itself (EXIF, IPTC, XMP); None and () for what it does not.
+
+    `taken_ns` is when it was taken, in nanoseconds since 1970 (UTC), `taken_offset` the minutes east of UTC of the
+    clock that told so, where the file names them. Latitude and longitude are degrees, north and east positive.
+    """
+
+    taken_ns: int | None = None
+    taken_offset: int | None = None
+    camera: str | None = None
+    lens: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    title: str | None = None
+    description: str | None = None
+    keywords: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
-    """A picture or a caption in the catalog. `captions` are the texts that belong to a picture."""
+    """A picture or a caption in the catalog. `captions` are the texts that belong to a picture.
+
+    `taken_ns` is when a picture was taken, else when its file was last modified, in nanoseconds since 1970. Where it
+    was taken is left out on purpose: an answer travels further than its picture (docs/privacy.md).
+    """
 
     id: int
     modality: Modality
@@ -212,6 +235,12 @@ class Item:
     height: int | None = None
     format: str | None = None
     captions: tuple[str, ...] = ()
+    taken_ns: int | None = None
+    camera: str | None = None
+    lens: str | None = None
+    title: str | None = None
+    description: str | None = None
+    keywords: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from mmsearch.catalog.rows import (
     rows_from_bytes,
 )
 from mmsearch.errors import CollectionCorrupt
-from mmsearch.types import Filter, Int64, Item, Modality
+from mmsearch.types import Filter, Int64, Item, Modality, PictureMetadata
 
 _T = TypeVar("_T")
 _IN_LIST = 500  # ids in one IN (…), well under SQLite's limit of variables
@@ -276,14 +276,14 @@ def _modality_state(connection: Connection, modality: Modality, dim: int | None)
     ).scalar_one_or_none()
     segment_rows = connection.execute(
         select(segments).where(segments.c.modality == modality).order_by(segments.c.first_id)
-    )
+    ).mappings()
     dead_ids = connection.execute(select(dead.c.id).where(dead.c.modality == modality).order_by(dead.c.id)).scalars()
     ann_row = connection.execute(select(ann).where(ann.c.modality == modality)).mappings().one_or_none()
     first, rows = _unsealed(connection, modality, dim) if dim is not None else (0, np.empty((0, 0), np.float16))
     return ModalityState(
         modality=modality,
         next_id=int(next_id or 0),
-        segments=tuple(SegmentRow(modality, r.first_id, r.rows, r.file, r.sha256, r.bytes) for r in segment_rows),
+        segments=tuple(SegmentRow(**{**row, "modality": modality}) for row in segment_rows),
         unsealed_first=first,
         unsealed=rows,
         dead=np.fromiter(dead_ids, dtype=np.int64),
@@ -333,7 +333,26 @@ def _new_item(row: Row[Any]) -> NewItem:
         width=row.width,
         height=row.height,
         format=row.format,
+        metadata=_metadata(row) if row.modality == Modality.IMAGE else None,
     )
+
+
+def _metadata(row: Row[Any]) -> PictureMetadata:
+    return PictureMetadata(
+        taken_ns=row.taken_ns,
+        taken_offset=row.taken_offset,
+        camera=row.camera,
+        lens=row.lens,
+        latitude=row.latitude,
+        longitude=row.longitude,
+        title=row.title,
+        description=row.description,
+        keywords=_keywords(row),
+    )
+
+
+def _keywords(row: Row[Any]) -> tuple[str, ...]:
+    return tuple(row.keywords.split("\n")) if row.keywords else ()
 
 
 def _item(row: Row[Any], captions: tuple[str, ...]) -> Item:
@@ -347,6 +366,12 @@ def _item(row: Row[Any], captions: tuple[str, ...]) -> Item:
         height=row.height,
         format=row.format,
         captions=captions,
+        taken_ns=row.taken_ns,
+        camera=row.camera,
+        lens=row.lens,
+        title=row.title,
+        description=row.description,
+        keywords=_keywords(row),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
@@ -12,7 +12,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from mmsearch.catalog import schema
 from mmsearch.catalog.rows import AnnRow, Changes, KnownItem, NewItem, Root, SegmentRow
-from mmsearch.types import Modality
+from mmsearch.types import Modality, PictureMetadata
 
 KNOWN_ITEM = (
     select(
@@ -177,6 +177,7 @@ class Transaction:
             "width": item.width,
             "height": item.height,
             "format": item.format,
+            **_metadata(item),
         }
         self.clear_failure(item.key)
         old = self._connection.execute(_ITEM_OF_KEY, {"key": item.key}).one_or_none()
@@ -275,6 +276,14 @@ class Transaction:
         self._connection.execute(delete(table).where(table.c.modality == segment.modality, table.c.id < end))
         self._next_layout()
 
+    def replace_segments(self, old: Sequence[SegmentRow], new: SegmentRow) -> None:
+        """Name a segment file in place of those whose rows it holds."""
+        table = schema.segments
+        for segment in old:
+            self._connection.execute(delete(table).where(table.c.file == segment.file))
+        self._connection.execute(insert(table).values(**dataclasses.asdict(new)))
+        self._next_layout()
+
     def set_ann(self, modality: Modality, row: AnnRow | None) -> None:
         """Name the ANN index file of a modality, or that there is none."""
         table = schema.ann_indexes
@@ -291,3 +300,15 @@ class Transaction:
     def _next_layout(self) -> None:
         query: Any = select(func.max(schema.facts.c.value)).where(schema.facts.c.name == "layout")
         self.set_fact("layout", str(int(self._connection.execute(query).scalar_one() or 0) + 1))
+
+
+def _metadata(item: NewItem) -> dict[str, Any]:
+    """Return the columns of what a picture tells of itself."""
+    if item.modality is not Modality.IMAGE:
+        return {}
+    told = item.metadata or PictureMetadata()
+    return {
+        **dataclasses.asdict(told),
+        "taken_ns": item.mtime_ns if told.taken_ns is None else told.taken_ns,
+        "keywords": "\n".join(told.keywords) or None,
+    }

@@ -18,10 +18,10 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from mmsearch.catalog.schema import metadata
 from mmsearch.errors import CollectionCorrupt, CollectionError, CollectionLocked, UnsupportedFormat
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """`PRAGMA user_version` of the newest schema; each migration sets its own."""
 
-HEAD_REVISION = "0003"
+HEAD_REVISION = "0004"
 """Alembic's name of that schema."""
 
 _BUSY_MS = 10_000

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmsearch.types import Float16, Int64, Modality
+from mmsearch.types import Float16, Int64, Modality, PictureMetadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class NewItem:
     width: int | None = None
     height: int | None = None
     format: str | None = None
+    metadata: PictureMetadata | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,10 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class SegmentRow:
-    """A sealed segment: rows `first_id` … `first_id + rows − 1` in `file` (relative to the collection)."""
+    """A sealed segment: rows `first_id` … `first_id + rows − 1` in `file` (relative to the collection).
+
+    A compacted one has an `end_id`: it holds `rows` of the ids `first_id` … `end_id − 1`, and which.
+    """
 
     modality: Modality
     first_id: int
@@ -81,6 +85,12 @@ class SegmentRow:
     file: str
     sha256: str
     bytes: int
+    end_id: int | None = None
+
+    @property
+    def end(self) -> int:
+        """One past the last id that it stands for."""
+        return self.first_id + self.rows if self.end_id is None else self.end_id
 
 
 @dataclass(frozen=True, slots=True)

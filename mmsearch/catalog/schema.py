@@ -78,6 +78,15 @@ items = Table(
     Column("width", Integer),
     Column("height", Integer),
     Column("format", Text),
+    Column("taken_ns", Integer),  # when the picture was taken, else its file modified; UTC, since 1970
+    Column("taken_offset", Integer),  # minutes east of UTC, where the file tells
+    Column("camera", Text),
+    Column("lens", Text),
+    Column("latitude", Float),  # degrees, north positive
+    Column("longitude", Float),  # degrees, east positive
+    Column("title", Text),
+    Column("description", Text),
+    Column("keywords", Text),  # one a line
     ForeignKeyConstraint(["modality", "vector_id"], ["vectors.modality", "vectors.id"]),
     Index("ix_items_vector", "modality", "vector_id"),
     sqlite_autoincrement=True,
@@ -108,6 +117,7 @@ segments = Table(
     Column("file", Text, nullable=False, unique=True),  # relative to the collection, with forward slashes
     Column("sha256", Text, nullable=False),
     Column("bytes", Integer, nullable=False),
+    Column("end_id", Integer),  # of a compacted one, which lacks ids and holds the list of its own; else NULL
 )
 
 ann_indexes = Table(

@@ -12,6 +12,7 @@ import numpy as np
 from mmsearch.catalog.rows import AnnRow, ModalityState
 from mmsearch.collection.atomic import file_sha256, write_file
 from mmsearch.collection.collection import Collection
+from mmsearch.collection.compaction import merge_segments
 from mmsearch.collection.everyday import EVERYDAY_QUERIES
 from mmsearch.collection.snapshot import Snapshot
 from mmsearch.collection.writer import UNIT_TOLERANCE, Writer
@@ -21,6 +22,7 @@ from mmsearch.vectors.ann import AnnIndex
 from mmsearch.vectors.backend import HOW_TO_GET_FAISS, count_gpus, find_faiss
 from mmsearch.vectors.index import VectorIndex
 from mmsearch.vectors.spec import IndexKind, choose_spec, finer
+from mmsearch.vectors.store import widen
 from mmsearch.vectors.tuning import QuerySet, Tuned, tune
 
 _log = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ def maintain(
     if recall is not None:
         writer.set_recall_target(recall)
     writer.commit()
+    merge_segments(collection, writer)
     built = []
     has_faiss = find_faiss() is not None
     asked = kind is not None or recall is not None or rebuild
@@ -143,13 +146,13 @@ def _tuning_queries(
     """Return stored vectors as queries, those of the other modality, and what the latter are in words."""
     rng = np.random.default_rng(0)
     own = np.sort(rng.choice(live, size=min(_RECALL_QUERIES, len(live)), replace=False))
-    queries = {_STORED: QuerySet(snapshot.store(modality).take(own).astype(np.float32), own)}
+    queries = {_STORED: QuerySet(widen(snapshot.store(modality).take(own)), own)}
     other = Modality.TEXT if modality is Modality.IMAGE else Modality.IMAGE
     state = snapshot.state.modalities[other]
     ids = np.setdiff1d(snapshot.store(other).ids(), state.dead, assume_unique=True)
     if len(ids) >= _LEAST_ACROSS:
         some = np.sort(rng.choice(ids, size=min(_RECALL_QUERIES, len(ids)), replace=False))
-        rows = snapshot.store(other).take(some).astype(np.float32)
+        rows = widen(snapshot.store(other).take(some))
         return {**queries, _ACROSS: QuerySet(rows)}, f"{len(some)} {other} vectors of the collection"
     if other is Modality.TEXT and encoder is not None:
         rows = encoder().encode_texts(EVERYDAY_QUERIES)
@@ -201,7 +204,7 @@ def _file_problem(collection: Collection, file: str, sha256: str, size: int) -> 
 
 def _row_problems(modality: Modality, first_id: int, rows: Float16) -> Iterator[str]:
     for start in range(0, len(rows), _VERIFY_ROWS):
-        part = rows[start : start + _VERIFY_ROWS].astype(np.float32)
+        part = widen(rows[start : start + _VERIFY_ROWS])
         lengths = np.sqrt((part * part).sum(axis=1))
         bad = np.flatnonzero(~(np.abs(lengths - 1.0) <= UNIT_TOLERANCE))
         for row in bad[:5]:

@@ -7,7 +7,7 @@ transaction names it and drops the rows from the catalog.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -167,12 +167,17 @@ class Writer:
             return
         file = self._layout.new_segment(modality, state.unsealed_first)
         written = write_file(
-            self._layout.path(file), self._layout.new_staged(), lambda stream: write_segment(stream, state.unsealed)
+            self._layout.path(file), self._layout.new_staged(), lambda stream: write_segment(stream, [state.unsealed])
         )
         row = SegmentRow(modality, state.unsealed_first, len(state.unsealed), file, written.sha256, written.bytes)
         with self._catalog.transaction() as transaction:
             transaction.seal(row)
         self._unsealed[modality] = 0
+
+    def replace_segments(self, old: Sequence[SegmentRow], new: SegmentRow) -> None:
+        """Name a segment file, durable already, in place of those whose rows it holds."""
+        with self._catalog.transaction() as transaction:
+            transaction.replace_segments(old, new)
 
     def collect_garbage(self) -> None:
         """Remove data files that no commit names. A reader of an older state reads the newer one instead."""

@@ -10,7 +10,7 @@ import numpy as np
 from mmsearch.errors import CollectionCorrupt, QueryError
 from mmsearch.types import Float32, IndexSpec, Int64, Mask
 from mmsearch.vectors.backend import require_faiss, search_parameters, train_coarse_on_gpu, use_threads
-from mmsearch.vectors.store import VectorStore
+from mmsearch.vectors.store import VectorStore, widen
 
 MAPPED_BYTES = 64 << 20
 """From this size on the lists of an index file stay on the disk, where its codes allow that (fast scan does not)."""
@@ -49,7 +49,9 @@ class AnnIndex:
         try:
             index = faiss.index_factory(store.dim, spec.factory, faiss.METRIC_INNER_PRODUCT)
             _prepare(faiss, index, seed)
-            index.train(store.take(sample).astype(np.float32))
+            rows = widen(store.take(sample))
+            _train_rotation(faiss, index, rows)
+            index.train(rows)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise QueryError(
@@ -58,7 +60,7 @@ class AnnIndex:
             ) from error
         for start in range(0, len(ids), _ADD_ROWS):
             part = ids[start : start + _ADD_ROWS]
-            index.add_with_ids(store.take(part).astype(np.float32), part)
+            index.add_with_ids(widen(store.take(part)), part)
         return cls(index)
 
     def search(self, queries: Float32, n: int, *, nprobe: int, mask: Mask | None = None) -> Int64:
@@ -95,6 +97,20 @@ class AnnIndex:
         if ivf is None or index.d != dim or (vectors is not None and index.ntotal != vectors):
             raise CollectionCorrupt(f"The index file {path} is not of this collection: run 'mmsearch build'.")
         return cls(index)
+
+
+def _train_rotation(faiss: Any, index: Any, rows: Float32) -> None:
+    """Train a PCA in front of an index on rows (n, dim), so that it keeps inner products as well as it can.
+
+    FAISS's own subtracts the mean from rows and queries alike. That is right for distances; of an inner product it
+    takes away row · mean, which differs from row to row.
+    """
+    if not isinstance(index, faiss.IndexPreTransform):
+        return
+    first = faiss.downcast_VectorTransform(index.chain.at(0))
+    if isinstance(first, faiss.PCAMatrix):
+        first.train(rows)
+        faiss.copy_array_to_vector(np.zeros(first.d_out, dtype=np.float32), first.b)
 
 
 def _prepare(faiss: Any, index: Any, seed: int) -> None:

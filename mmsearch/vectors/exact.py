@@ -14,7 +14,7 @@ import numpy as np
 
 from mmsearch.types import Float16, Float32, Int64, Mask
 from mmsearch.vectors.backend import find_faiss, search_parameters, use_threads
-from mmsearch.vectors.store import Block, VectorStore
+from mmsearch.vectors.store import Block, VectorStore, widen
 
 NUMPY_ROWS = 4096
 """Up to this many rows NumPy takes at most about 5 ms, less than it takes to import FAISS."""
@@ -46,7 +46,8 @@ class ExactIndex:
         `mask` (end_id,) is True at the ids that may come back. Rows short of `n` are padded with −1.
         """
         blocks = [_from(block, start) for block in self._store.blocks if block.end_id > start]
-        allowed = sum(len(b.rows) if mask is None else int(mask[b.first_id : b.end_id].sum()) for b in blocks)
+        here = [len(b.rows) if mask is None else np.count_nonzero(mask[b.first_id : b.end_id]) for b in blocks]
+        allowed = int(sum(here))
         n = min(n, allowed)
         if n == 0:
             return np.full((len(queries), 0), -1, dtype=np.int64)
@@ -92,7 +93,8 @@ def rescore(rows: Float16, query: Float32) -> Float32:
     Each score depends on its own row alone, whatever stands beside it, so that copies of a row score alike and every
     way to a row shows the same number (a BLAS product promises neither).
     """
-    products = rows.astype(np.float32) * query
+    products = widen(rows)
+    products *= query
     scores: Float32 = products.sum(axis=1, dtype=np.float32)
     return scores
 
@@ -110,7 +112,7 @@ def _scan(block: Block, queries: Float32, n: int, mask: Mask | None) -> list[tup
         rows = block.rows[part] if places is None else block.rows[places[part]]
         ids = np.arange(offset, offset + len(rows), dtype=np.int64) if places is None else places[part]
         ids = ids + block.first_id
-        scores: Float32 = queries @ rows.astype(np.float32).T
+        scores: Float32 = queries @ widen(rows).T
         if len(ids) > n:
             best = np.argpartition(-scores, n - 1, axis=1)[:, :n]
             parts.append((ids[best], np.take_along_axis(scores, best, axis=1)))

@@ -47,7 +47,7 @@ class VectorIndex:
             self._live[dead] = False
 
     def __len__(self) -> int:
-        return len(self._store) if self._live is None else int(self._live.sum())
+        return len(self._store) if self._live is None else int(np.count_nonzero(self._live))
 
     @property
     def store(self) -> VectorStore:
@@ -71,7 +71,7 @@ class VectorIndex:
         if not np.isfinite(queries).all():
             raise QueryError("A query vector holds a number that is not finite.")
         mask = self._mask(allowed)
-        available = len(self._store) if mask is None else int(mask.sum())
+        available = len(self._store) if mask is None else int(np.count_nonzero(mask))
         ids = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         if available:
@@ -108,16 +108,13 @@ class VectorIndex:
 
     def _refine(self, queries: Float32, candidates: Int64, ids: Int64, scores: Float32) -> None:
         """Fill ids and scores (nq, k) with the best of the candidates (nq, n), scored from the stored rows."""
-        distinct, where = np.unique(candidates, return_inverse=True)
-        where = where.reshape(candidates.shape)
-        real = distinct >= 0
-        rows = np.zeros((len(distinct), self._store.dim), dtype=np.float16)
-        rows[real] = self._store.take(distinct[real])
-        for query in range(len(queries)):
-            mine = where[query][candidates[query] >= 0]
-            exact = rescore(rows[mine], queries[query])
-            order = np.lexsort((distinct[mine], -exact))[: ids.shape[1]]
-            ids[query, : len(order)] = distinct[mine][order]
+        distinct = _real(candidates)
+        rows = self._store.take(distinct)
+        for query, some in enumerate(candidates):
+            mine = distinct if len(queries) == 1 else _real(some)
+            exact = rescore(rows if len(queries) == 1 else rows[np.searchsorted(distinct, mine)], queries[query])
+            order = np.argsort(-exact, kind="stable")[: ids.shape[1]]  # of equal scores the lower id comes first
+            ids[query, : len(order)] = mine[order]
             scores[query, : len(order)] = exact[order]
 
     def _mask(self, allowed: Mask | None) -> Mask | None:
@@ -133,6 +130,12 @@ class VectorIndex:
             present[self._store.ids()] = True
             mask &= present
         return mask
+
+
+def _real(ids: Int64) -> Int64:
+    """Return the distinct ids (n,), ascending, without the padding −1."""
+    distinct = np.unique(ids)
+    return distinct[np.searchsorted(distinct, 0) :]
 
 
 def without_own(found: Neighbors, own: Int64) -> Neighbors:

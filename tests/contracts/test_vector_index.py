@@ -16,7 +16,7 @@ from mmsearch.vectors import exact
 from mmsearch.vectors.ann import AnnIndex
 from mmsearch.vectors.index import VectorIndex, measure_recall
 from mmsearch.vectors.spec import choose_spec
-from mmsearch.vectors.store import Block, VectorStore, open_segment, write_segment
+from mmsearch.vectors.store import Block, VectorStore, open_segment, widen, write_segment
 from tests.support import random_units
 
 DIM, ROWS = 32, 3000
@@ -47,6 +47,7 @@ MAKERS: dict[str, Callable[[], VectorIndex]] = {
     "ivfsq8": lambda: ivf(ROWS, "ivfsq8"),
     "ivfsq8 with a tail": lambda: ivf(2400, "ivfsq8"),
     "8-bit codes": lambda: ivf(ROWS, "IVF32,PQ8np"),
+    "behind a PCA": lambda: ivf(2400, "PCAR16,IVF32,PQ8x4fs"),
     "behind a rotation": lambda: ivf(2400, "OPQ8,IVF32,PQ8np"),
     "coarse graph": lambda: ivf(2400, "IVF64_HNSW8,PQ8x4fs"),
 }
@@ -223,13 +224,33 @@ def test_saved_index_is_the_same_index(tmp_path: Path) -> None:
 
 def test_segment_of_another_shape_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "s.npy").open("wb") as file:
-        write_segment(file, STORED[:10])
+        write_segment(file, [STORED[:4], STORED[4:10]])
     assert open_segment(tmp_path / "s.npy", 10, DIM).tolist() == STORED[:10].tolist()
     with pytest.raises(CollectionCorrupt, match="instead of"):
         open_segment(tmp_path / "s.npy", 11, DIM)
     (tmp_path / "s.npy").write_bytes(b"short")
     with pytest.raises(CollectionCorrupt, match="cannot be read"):
         open_segment(tmp_path / "s.npy", 10, DIM)
+
+
+def test_rows_are_widened_exactly() -> None:
+    every = np.arange(65536, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    assert widen(finite).view(np.uint32).tolist() == finite.astype(np.float32).view(np.uint32).tolist()
+    assert widen(STORED[::3].T).tolist() == STORED[::3].T.astype(np.float32).tolist()
+
+
+def test_a_pca_keeps_inner_products_not_distances() -> None:
+    """Rows far from the origin in a direction of their own: FAISS's PCA would subtract what the scores are made of."""
+    rng = np.random.default_rng(4)
+    rows = rng.standard_normal((2000, DIM)).astype(np.float32) * np.geomspace(1, 0.01, DIM, dtype=np.float32)
+    rows[:, 0] = np.abs(rows[:, 0]) + 1.0
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    store = VectorStore(DIM, [Block(0, rows.astype(np.float16))])
+    ann = AnnIndex.build(choose_spec(2000, DIM, "PCAR16,IVF4,Flat"), store, np.arange(2000))
+    found = ann.search(rows[:50], 10, nprobe=4)
+    truth = np.argsort(-(rows[:50] @ rows.T), axis=1)[:, :10]
+    assert np.mean([len(np.intersect1d(some, true)) / 10 for some, true in zip(found, truth, strict=True)]) > 0.9
 
 
 def test_store_takes_rows_from_every_block() -> None:
@@ -245,7 +266,7 @@ def test_store_takes_rows_from_every_block() -> None:
     ("n", "dim", "kind", "factory"),
     [
         (1000, 384, "auto", "Flat"),
-        (1_000_000, 384, "auto", "IVF4096,PQ96x4fs"),
+        (1_000_000, 384, "auto", "PCAR192,IVF4096,PQ48x4fs"),
         (1_000_000, 384, "flat", "Flat"),
         (10, 384, "ivfpq", "Flat"),
         (100, 30, "ivfpq", "IVF2,PQ6x4fs"),
