@@ -103,11 +103,13 @@ def write_vectors(place: Path, rows: int) -> None:
 def store(place: Path) -> Any:
     """Return the vectors as a store of segments as large as those of a collection."""
     from mmsearch.collection.compaction import SEGMENT_ROWS
-    from mmsearch.vectors.store import Block, VectorStore
+    from mmsearch.vectors.store import Block, VectorStore, open_segment
 
-    rows: Float16 = np.load(place / "rows.npy", mmap_mode="r")
-    size = SEGMENT_ROWS
-    return VectorStore(DIM, [Block(start, rows[start : start + size]) for start in range(0, len(rows), size)])
+    shape = np.load(place / "rows.npy", mmap_mode="r").shape
+    plain, scattered = (open_segment(place / "rows.npy", *shape, scattered=kind) for kind in (False, True))
+    starts = range(0, len(plain), SEGMENT_ROWS)
+    parts = [slice(start, start + SEGMENT_ROWS) for start in starts]
+    return VectorStore(DIM, [Block(part.start, plain[part], None, scattered[part]) for part in parts])
 
 
 def run(name: str, place: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from mmsearch.cli import exits
-from mmsearch.cli.main import app
+from mmsearch.cli.app import app
 
 TARGET = Path(__file__).parent / "cli.md"
 
@@ -23,7 +23,11 @@ def page() -> str:
     parts.append(_section("mmsearch", group))
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         parts.append(_section(f"mmsearch {name}", command))
-    parts.append("## Exit statuses\n\n| status | meaning |\n| --- | --- |\n" + "\n".join(_statuses()) + "\n")
+    parts.append(
+        "## Exit statuses\n\nWhat leads to each of them stands in [errors.md](errors.md).\n\n| status | meaning |\n| --- | --- |\n"
+        + "\n".join(_statuses())
+        + "\n"
+    )
     return "\n".join(parts)
 
 
@@ -45,9 +49,11 @@ def _statuses() -> list[str]:
     rows = {
         0: "done; for `query`, with hits",
         exits.NOTHING_FOUND: "nothing found",
-        exits.USAGE: "wrong usage (also `QueryError`)",
-        exits.PROBLEMS_FOUND: "`verify` found problems",
-        exits.HELD_BACK: "`index` kept items that it would have deleted: look, then run it with `--yes`",
+        exits.USAGE: "`QueryError`: wrong arguments, or a query that means nothing",
+        exits.NOTHING_READ: "`UnreadableImage`: a picture cannot be read; for `index`, none of them",
+        exits.PROBLEMS_FOUND: "`verify` found damage, or `repair` had to let go of something",
+        exits.HELD_BACK: "`index` or `remove` kept items that it would have deleted: look, then run it with `--yes`",
+        exits.SOURCE_UNREADABLE: "`index`: a folder cannot be listed; nothing of it was forgotten",
         exits.INTERRUPTED: "interrupted; everything so far is kept",
     }
     for kind, status in exits.BY_ERROR:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from indexer.plan import RACY_NS
 from indexer.report import Failed
 from indexer.stages import Stage, StageTimes
 from mmsearch.catalog.rows import NewItem
-from mmsearch.corpora.places import open_place
+from mmsearch.corpora.places import open_place, split_place
+from mmsearch.decoding.decoder import PictureDecoder, make_decoder
 from mmsearch.errors import ImageError, ImageTooLarge
-from mmsearch.images import MAX_PIXELS, content_hash, decode, probe
+from mmsearch.images import MAX_PIXELS, ImageInfo, content_hash, probe
 from mmsearch.types import Encoder, Modality, SourceEntry, UInt8
 
 LOOK_AHEAD = 64
 """Pictures read ahead at least; twice what the encoder takes at a time where that is more."""
+
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,7 @@ class Loaded:
 
 
 class Loader:
-    """A pool of decoding threads. Pillow leaves the interpreter lock while it decodes, so threads are enough."""
+    """A pool of threads, each with a process that decodes for it, so that a hostile file ends nothing else."""
 
     def __init__(
         self,
@@ -47,13 +52,15 @@ class Loader:
 
         `fast_decode` decodes large JPEGs at a reduced scale, down to twice the input, where the encoder would not.
         """
-        self._min_side = encoder.min_side
-        if self._min_side is None and fast_decode:
-            self._min_side = 2 * encoder.spec.image_size
+        min_side = encoder.min_side
+        if min_side is None and fast_decode:
+            min_side = 2 * encoder.spec.image_size
         self._times = times
         self._encoder = encoder
         self._has_content = has_content
-        self._max_pixels = max_pixels
+        self._decoders: queue.LifoQueue[PictureDecoder] = queue.LifoQueue()
+        for _ in range(threads):
+            self._decoders.put(make_decoder(encoder, max_pixels=max_pixels, min_side=min_side))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mmsearch-load")
         self._window: deque[Future[Loaded | Failed]] = deque()
 
@@ -62,6 +69,8 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        while not self._decoders.empty():
+            self._decoders.get().close()
 
     def submit(self, entry: SourceEntry, *, decode_always: bool = False) -> None:
         """Begin to load a picture; with `decode_always`, also one whose content has a vector."""
@@ -81,16 +90,7 @@ class Loader:
     def _load(self, entry: SourceEntry, decode_always: bool) -> Loaded | Failed:
         scanned_ns = time.time_ns()
         try:
-            with open_place(entry.uri) as file:
-                with self._times.timed(Stage.READ):
-                    digest = content_hash(file)
-                if not decode_always and self._has_content(digest):
-                    pixels, info = None, probe(file, entry.uri)
-                else:
-                    with self._times.timed(Stage.DECODE):
-                        image, info = decode(file, entry.uri, max_pixels=self._max_pixels, min_side=self._min_side)
-                    with self._times.timed(Stage.PREPARE):
-                        pixels = self._encoder.prepare_image(image)
+            digest, pixels, info = self._read(entry.uri, decode_always)
         except ImageTooLarge as error:  # cheap to tell, and another run may have another limit
             return Failed(entry.key, str(error), keep_item=False)
         except ImageError as error:
@@ -100,7 +100,7 @@ class Loader:
         except MemoryError:
             return Failed(entry.key, "there is not enough memory to decode it")
         except OSError as error:
-            return Failed(entry.key, f"it cannot be read: {error.strerror}")
+            return Failed(entry.key, f"it cannot be read: {error.strerror or error}")
         item = NewItem(
             key=entry.key,
             modality=Modality.IMAGE,
@@ -116,3 +116,29 @@ class Loader:
             metadata=info.metadata,
         )
         return Loaded(entry, item, pixels)
+
+    def _read(self, place: str, decode_always: bool) -> tuple[bytes, UInt8 | None, ImageInfo]:
+        """Return the hash of a picture, its pixels unless its content has a vector, and what is known of it."""
+        for _ in range(_TRIES):
+            with open_place(place) as file:
+                before = _stamp(place)
+                with self._times.timed(Stage.READ):
+                    digest = content_hash(file)
+                if not decode_always and self._has_content(digest):
+                    return digest, None, probe(file, place)
+            decoder = self._decoders.get()
+            try:
+                made = decoder.decode(place)
+            finally:
+                self._decoders.put(decoder)
+            self._times.count(Stage.DECODE, made.decoding)
+            self._times.count(Stage.PREPARE, made.preparing)
+            if _stamp(place) == before:
+                return digest, made.pixels, made.info
+        raise OSError(11, "it changes while it is being read", place)
+
+
+def _stamp(place: str) -> tuple[int, int, int]:
+    """Return what changes when a file is written to or replaced."""
+    found = Path(split_place(place)[0]).stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from indexer.embed import Embedded, Embedder
 from indexer.load import Loaded, Loader
-from indexer.paths import is_scanned_below
-from indexer.plan import Action, Planner, covering_root
+from indexer.plan import RACY_NS, Action, Planner, covering_root, min_size
 from indexer.report import Failed, IndexReport, Progress
 from indexer.scan import ScanAhead
-from indexer.sources import FILES
 from indexer.stages import Stage, StageTimes
-from mmsearch.catalog.rows import KnownItem, NewItem, Root
+from indexer.told import told_captions, told_key
+from mmsearch.catalog.rows import LEFT_OUT, KnownItem, NewItem, Root
 from mmsearch.collection.collection import Collection
+from mmsearch.collection.scope import FILES, holder, is_scanned_below
 from mmsearch.collection.writer import Writer
 from mmsearch.corpora.places import split_place
 from mmsearch.corpora.records import text_hash
@@ -63,22 +63,26 @@ class Pipeline:
         self._found = 0
         self._taken: set[str] = set()  # keys of this run, by whatever source: each is dealt with once
         self._waiting: dict[bytes, list[NewItem]] = {}  # copies of pictures that wait in the embedder
-        self._root: Root  # this and the next are set for each source in turn
+        self._named = ""  # the path of the source; this and the next are set for each in turn
+        self._root: Root
         self._planner: Planner
+        self._min_size = 0
 
     def run(self, source: Source, loader: Loader) -> None:
         """Bring the collection up to date with one source."""
-        self._root = self._root_of(source)
+        self._named, self._root = source.root, self._root_of(source)
         catalog = self._collection.catalog
         self._roots = {root.id: root for root in catalog.roots()}
+        is_part = self._root.path != source.root
         self._planner = Planner(
             catalog,
             self._root,
             source,
             taken=self._taken,
-            elsewhere=self._writer.known_item if len(self._roots) > 1 else lambda _key: None,
+            elsewhere=self._writer.known_item if len(self._roots) > 1 or is_part else lambda _key: None,
             rehash=self._rehash,
         )
+        self._min_size = min_size(source)
         scan = ScanAhead(source, self._stop)
         for entry in scan:
             self._progress.found(self._found + scan.found, complete=scan.complete)
@@ -106,8 +110,10 @@ class Pipeline:
         root = covering_root(known, source)
         if root is None or (root.path == source.root and root.options != source.options):
             root = self._writer.root(source.kind, source.root, source.options)
+            self._writer.forget_left_out(root)  # what was too small then may not be now
             for other in known:
-                if source.kind == "folder" and other.kind in FILES and is_scanned_below(other.path, root.path):
+                is_part = other.kind in FILES and other.path != root.path and is_scanned_below(other.path, root.path)
+                if source.kind == "folder" and is_part:
                     self._writer.absorb(other, root)
             self._writer.commit()
         return root
@@ -117,8 +123,10 @@ class Pipeline:
     def _take(self, entry: SourceEntry | ScanFailure, loader: Loader) -> None:
         if isinstance(entry, ScanFailure):
             self._planner.scan_failed(entry)
-            if entry.subtree and entry.key == self._root.path and self._root.kind not in FILES:
-                self._report.missing_sources.append(entry.key)
+            if entry.subtree and entry.key in (self._root.path, self._named):
+                is_corpus = self._root.kind not in FILES
+                away = self._report.missing_sources if is_corpus else self._report.unreadable_sources
+                away.append(entry.key)
             self._fail(Failed(entry.key, entry.reason))
             return
         action = self._planner.classify(entry)
@@ -130,6 +138,11 @@ class Pipeline:
             self._progress.done(1)
         elif action is Action.SKIP:
             self._report.skipped += 1
+            self._progress.done(1)
+        elif action is Action.LEAVE_OUT:
+            if self._planner.known(entry.key) is not None:  # it is too small for the size that is wanted now
+                self._record_left_out(entry.key, entry.size, entry.mtime_ns)
+            self._report.left_out += 1
             self._progress.done(1)
         elif action is Action.REPEATED:
             self._progress.done(1)
@@ -150,10 +163,28 @@ class Pipeline:
             scanned_ns=time.time_ns(),
             text=entry.text,
         )
-        if link or self._writer.has_content(Modality.TEXT, item.content_hash):
+        self._put_text(item, known=link)
+
+    def _put_text(self, item: NewItem, *, known: bool = False) -> None:
+        if known or self._writer.has_content(Modality.TEXT, item.content_hash):
             self._put(item)
         else:
             self._store(self._embedder.add_text(item))
+
+    def _put_told(self, picture: NewItem) -> None:
+        """Store the captions that a picture tells of itself, and let go of those that it told before."""
+        if self._root.kind not in FILES:
+            return  # a corpus has captions of its own
+        captions = told_captions(picture)
+        for caption in captions:
+            known = self._writer.known_item(caption.key)
+            if known is None or known.content_hash != caption.content_hash:
+                self._found += 1
+                self._put_text(caption)
+        number = len(captions) + 1
+        while (old := self._writer.known_item(told_key(picture.key, number))) is not None:
+            self._writer.delete([old.id])
+            number += 1
 
     def _handle(self, loaded: Loaded | Failed, loader: Loader) -> None:
         if isinstance(loaded, Failed):
@@ -162,12 +193,20 @@ class Pipeline:
             self._progress.done(1)
             return
         item = loaded.item
+        if min(item.width or 0, item.height or 0) < self._min_size:
+            self._planner.load_failed(item.key, keep_item=False)
+            may_change = item.mtime_ns > item.scanned_ns - RACY_NS
+            self._record_left_out(item.key, -1 if may_change else item.size, item.mtime_ns)
+            self._report.left_out += 1
+            self._progress.done(1)
+            return
         known = self._planner.known(item.key)
         if known is not None and known.content_hash == item.content_hash:
             self._writer.touch(known.id, size=item.size, mtime_ns=item.mtime_ns, scanned_ns=item.scanned_ns)
             self._report.kept += 1
             self._progress.done(1)
             return
+        self._put_told(item)
         same = self._writer.items_with_content(Modality.IMAGE, item.content_hash)
         if known is None and (old := self._moved(same)) is not None:
             self._writer.move(old.id, item, self._root)
@@ -229,6 +268,11 @@ class Pipeline:
         self._rows += 1
         self._progress.done(1)
 
+    def _record_left_out(self, key: str, size: int, mtime_ns: int) -> None:
+        """Record a picture that is too small, which is no failure."""
+        reason = f"{LEFT_OUT}its shorter side is under {self._min_size} pixels"
+        self._writer.put_failure(key, self._root, size=size, mtime_ns=mtime_ns, reason=reason)
+
     def _fail(self, failure: Failed) -> None:
         self._report.failed.append(failure)
         self._writer.put_failure(
@@ -252,13 +296,13 @@ class Pipeline:
 
     def _keep_what_folders_hold(self, gone: list[KnownItem]) -> list[KnownItem]:
         """Hand pictures that a corpus names no more to the folder that still holds them; return the others."""
-        folders = [root for root in self._roots.values() if root.kind == "folder"]
+        roots = list(self._roots.values())
         left = []
         for item in gone:
-            holder = next((root for root in folders if is_scanned_below(item.key, root.path)), None)
+            folder = holder(item.key, roots)
             is_file = split_place(item.key)[1] is None
-            if item.modality is Modality.IMAGE and holder is not None and is_file and not _is_missing(item.key):
-                self._writer.adopt(item.id, holder)
+            if item.modality is Modality.IMAGE and folder is not None and is_file and not _is_missing(item.key):
+                self._writer.adopt(item.id, folder)
             else:
                 left.append(item)
         return left

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
-from indexer.paths import is_below, is_scanned_below
-from indexer.sources import FILES
+from indexer.patterns import FolderOptions
+from indexer.told import is_told
 from mmsearch.catalog.catalog import Catalog
 from mmsearch.catalog.rows import KnownItem, Root
+from mmsearch.collection.scope import FILES, MASS_DELETE_MIN, is_below, is_scanned_below
 from mmsearch.corpora.records import text_hash
 from mmsearch.types import Modality, ScanFailure, Source, SourceEntry
 
 RACY_NS = 2_000_000_000
 """A file written within two seconds of its scan may change again within the resolution of its clock."""
-
-MASS_DELETE_MIN = 20
-"""A scan that would delete more than half of a source's items, and more than this many, must be confirmed."""
 
 
 class Action(Enum):
@@ -24,6 +22,7 @@ class Action(Enum):
 
     KEEP = auto()  # there and unchanged
     SKIP = auto()  # could not be read before and has not changed
+    LEAVE_OUT = auto()  # too small
     LOAD = auto()  # new, changed, or to be compared by content
     LINK = auto()  # the same caption, now of another picture
     REPEATED = auto()  # dealt with already, in this run
@@ -38,6 +37,11 @@ def covering_root(roots: Sequence[Root], source: Source) -> Root | None:
         if root.kind == "folder" and source.kind in FILES and is_scanned_below(source.root, root.path):
             return root
     return None
+
+
+def min_size(source: Source) -> int:
+    """Return the least shorter side, in pixels, of the pictures that are wanted of a source."""
+    return FolderOptions.from_text(source.options).min_size if source.kind == "folder" else 0
 
 
 class Planner:
@@ -58,11 +62,12 @@ class Planner:
         `taken` holds the keys that earlier sources of this run have dealt with, and takes those of this one in.
         `elsewhere` tells what other roots know of a key: a file is one item, whatever roots name it.
         """
-        known = catalog.known_items(root.id) if catalog and root else ()
-        self._known = {item.key: item for item in known}
-        self._failures = catalog.known_failures(root.id) if catalog and root else {}
         self._place = source.root
         self._scope = None if root is None or root.path == source.root else source.root
+        self._min_size = min_size(source)
+        known = catalog.known_items(root.id, self._scope) if catalog and root else ()
+        self._known = {item.key: item for item in known}
+        self._failures = catalog.known_failures(root.id) if catalog and root else {}
         self._elsewhere = elsewhere
         self._rehash = rehash
         self._taken = taken
@@ -87,9 +92,9 @@ class Planner:
         if item is None:
             failure = self._failures.get(entry.key)
             same = failure is not None and (failure.size, failure.mtime_ns) == (entry.size, entry.mtime_ns)
-            if same and not self._rehash:
+            if failure is not None and same and not self._rehash:
                 self._failing.add(entry.key)
-                return Action.SKIP
+                return Action.LEAVE_OUT if failure.is_left_out else Action.SKIP
             return Action.LOAD
         if entry.modality is Modality.TEXT:
             if item.content_hash != text_hash(entry.text or ""):
@@ -97,7 +102,12 @@ class Planner:
             return Action.KEEP if item.group == entry.group else Action.LINK
         stamped = (item.size, item.mtime_ns) == (entry.size, entry.mtime_ns)
         racy = item.mtime_ns > item.scanned_ns - RACY_NS
-        return Action.KEEP if stamped and not racy and not self._rehash else Action.LOAD
+        if not stamped or racy or self._rehash:
+            return Action.LOAD
+        if item.short_side is not None and item.short_side < self._min_size:
+            self.load_failed(entry.key, keep_item=False)
+            return Action.LEAVE_OUT
+        return Action.KEEP
 
     def scan_failed(self, failure: ScanFailure) -> None:
         """Remember that something was there and could not be looked at, or that it is not there any more."""
@@ -154,4 +164,5 @@ class Planner:
         return self._in_scope(place) and not hidden
 
     def _is_gone(self, key: str, place: str) -> bool:
-        return key not in self._seen and self._could_look(key, place)
+        found = place if is_told(key, place) else key
+        return found not in self._seen and self._could_look(key, place)

@@ -28,10 +28,12 @@ class Failed:
 class IndexReport:
     """What a run did, in items. Filled while it runs; `seconds` and `commit` at its end.
 
-    `kept` were there and unchanged, `skipped` could not be read before and have not changed, `failed` could not be read
-    now, `held_back` would have been deleted but were too many to do so unasked; `embedded` counts vectors computed.
-    `missing_sources` were indexed before and are not there now; nothing of them was deleted. `indexed` are the
-    modalities whose search index was built. `stages` tells which part of the work took the time.
+    `kept` were there and unchanged, `skipped` could not be read before and have not changed, `left_out` are too
+    small, `failed` could not be read now, `held_back` would have been deleted but were too many to do so unasked;
+    `embedded` counts vectors computed.
+    `missing_sources` were indexed before and are not there now, `unreadable_sources` are folders (or lie in folders)
+    that could not be listed; nothing of them was deleted. `indexed` are the modalities whose search index was built.
+    `stages` tells which part of the work took the time.
     """
 
     collection: str
@@ -41,8 +43,10 @@ class IndexReport:
     deleted: int = 0
     kept: int = 0
     skipped: int = 0
+    left_out: int = 0
     held_back: int = 0
     missing_sources: list[str] = field(default_factory=list)
+    unreadable_sources: list[str] = field(default_factory=list)
     embedded: dict[Modality, int] = field(default_factory=lambda: dict.fromkeys(Modality, 0))
     failed: list[Failed] = field(default_factory=list)
     indexed: list[Modality] = field(default_factory=list)

@@ -12,17 +12,18 @@ from pathlib import Path
 
 from indexer.embed import Embedder
 from indexer.load import Loader
+from indexer.patterns import FolderOptions
 from indexer.pipeline import Pipeline
 from indexer.plan import Action, Planner, covering_root
 from indexer.report import Failed, IndexReport, Progress
-from indexer.sources import CorpusSource, known_source, make_source
+from indexer.sources import CorpusSource, FolderSource, known_source, make_source
 from indexer.stages import StageTimes
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.layout import Layout
 from mmsearch.collection.maintenance import maintain
 from mmsearch.config import Settings
 from mmsearch.corpora.records import CorpusOptions
-from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
+from mmsearch.encoders import DEFAULT_ENCODER, difference, load_encoder
 from mmsearch.errors import CollectionNotFound, EncoderMismatch, SourceError
 from mmsearch.images import MAX_PIXELS
 from mmsearch.types import Encoder, Modality, ScanFailure, Source
@@ -38,6 +39,7 @@ def index(
     encoder: Encoder | str | None = None,
     device: str | None = None,
     corpus: CorpusOptions | None = None,
+    folder: FolderOptions | None = None,
     index_kind: IndexKind | None = None,
     recall: float | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -50,11 +52,11 @@ def index(
 ) -> IndexReport:
     """Bring a collection up to date with folders, captioned corpora and pictures, making it if need be.
 
-    Without sources, all those indexed before are looked at again. `collection` is a name or a path (None: the
-    default one); `corpus` tells how corpora are read (None: as they were before). `encoder` is a URI or an Encoder and
-    must be the collection's own; `device` is where a URI's encoder runs. `index_kind` and `recall` (of the true ten)
-    tell what its search index shall be like from now on. `fast_decode` decodes large JPEGs at a reduced scale for an
-    OpenCLIP encoder too (see docs/encoders.md); `rehash` compares every file by its content; `allow_mass_delete`
+    Without sources, all those indexed before are looked at again. `collection` is a name or a path (None: the default
+    one); `corpus` tells how corpora are read, `folder` what of folders is (None: as before). `encoder` is a URI or an
+    Encoder and must be the collection's own; `device` is where a URI's encoder runs. `index_kind` and `recall` (of the
+    true ten) tell what its search index shall be like from now on. `fast_decode` decodes large JPEGs at a reduced scale
+    for an OpenCLIP encoder too (see docs/encoders.md); `rehash` compares every file by its content; `allow_mass_delete`
     confirms the deletion of more than half of a source; `dry_run` only counts. `stop` ends the run at the next batch.
     Everything up to the last commit survives whatever happens. Raise SourceError, EncoderMismatch, CollectionLocked
     and the other errors of `mmsearch.errors`.
@@ -65,18 +67,23 @@ def index(
     stop = stop or threading.Event()
     progress = progress or Progress()
     given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-    made: list[Source] = [make_source(s, corpus) if isinstance(s, str | os.PathLike) else s for s in given]
+    made: list[Source] = [make_source(s, corpus, folder) if isinstance(s, str | os.PathLike) else s for s in given]
     if corpus is not None and not any(isinstance(source, CorpusSource) for source in made):
         raise SourceError("How to read a corpus was said, and none was named: name the corpus as well.")
+    if folder is not None:
+        folder.check()
+        if not any(isinstance(source, FolderSource) for source in made):
+            raise SourceError("What of a folder is wanted was said, and none was named: name the folder as well.")
     if corpus is not None or not Layout(path).manifest.is_file():
         _check_corpora(made)  # before options that do not fit are kept
     report = IndexReport(collection=str(path), dry_run=dry_run)
     with _opened(path, encoder, made, device=device, dry_run=dry_run) as (opened, engine):
         if not made:
             made = list(_known_sources(opened, report))
-        elif corpus is None and opened is not None:
-            made = [_as_before(opened, source) for source in made]
-            _check_corpora(made)
+        elif opened is not None:
+            made = [_as_before(opened, source, told=folder is not None) for source in made]
+            if corpus is None:
+                _check_corpora(made)
         if opened is None or dry_run:
             _dry_run(opened, made, report, rehash=rehash, stop=stop)
             report.commit = opened.snapshot().commit if opened else 0
@@ -152,10 +159,9 @@ def _mismatch(collection: Collection, encoder: Encoder, sources: Sequence[Source
     other = f"{collection.layout.root}-{wanted.replace(':', '-').replace('/', '-')}"
     paths = [source.root for source in sources] or [root.path for root in collection.catalog.roots()]
     command = shlex.join(["mmsearch", "index", *paths, "--collection", other, "--encoder", wanted])
-    change = "whose weights were others then" if bound == wanted else f"not to {wanted}"
+    how = difference(collection.spec, encoder.spec)
     return EncoderMismatch(
-        f"The collection {collection.layout.root} is bound to the encoder {bound}, {change}: make another one with"
-        f" '{command}'.",
+        f"The collection {collection.layout.root} {how}: make another one with '{command}'.",
         bound=bound,
         wanted=wanted,
     )
@@ -187,12 +193,25 @@ def _check_corpora(sources: Sequence[Source]) -> None:
             source.check()
 
 
-def _as_before(collection: Collection, source: Source) -> Source:
-    """Return a corpus that was indexed before with the options that it was read with then."""
-    for root in collection.catalog.roots():
-        if root.path == source.root and root.options and not source.options:
-            return known_source(root.kind, root.path, root.options)
-    return source
+def _as_before(collection: Collection, source: Source, *, told: bool) -> Source:
+    """Return a source that was indexed before with the options that it was read with then; also a part of a folder.
+
+    `told` says that a folder's options are those wanted from now on. They are kept with a source, not with its parts.
+    """
+    root = covering_root(collection.catalog.roots(), source)
+    if root is None or not isinstance(source, FolderSource | CorpusSource):
+        return source
+    if isinstance(source, CorpusSource):
+        is_told = bool(source.options) or not root.options
+        return source if is_told else known_source(root.kind, root.path, root.options)
+    options = FolderOptions.from_text(root.options)
+    if root.path == source.root:
+        return source if told else FolderSource(Path(source.root), options)
+    if told:
+        raise SourceError(f"{source.root} is a part of the source {root.path}: name that, for patterns are kept there.")
+    if not options.enters(Path(source.root).relative_to(root.path).parts):
+        raise SourceError(f"{source.root} is left out of the source {root.path}: index that with other patterns.")
+    return FolderSource(Path(source.root), options, base=Path(root.path))
 
 
 def _dry_run(
@@ -222,6 +241,7 @@ def _dry_run(
             action = planner.classify(entry)
             report.kept += action is Action.KEEP
             report.skipped += action is Action.SKIP
+            report.left_out += action is Action.LEAVE_OUT
             if action in (Action.LOAD, Action.LINK):
                 is_new = planner.known(entry.key) is None
                 report.added += is_new

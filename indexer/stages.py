@@ -56,9 +56,13 @@ class StageTimes:
             yield
             done = items
         finally:
-            with self._lock:
-                self._seconds[stage] += time.perf_counter() - started
-                self._items[stage] += done
+            self.count(stage, time.perf_counter() - started, done)
+
+    def count(self, stage: Stage, seconds: float, items: int = 1) -> None:
+        """Count what was measured elsewhere for a stage."""
+        with self._lock:
+            self._seconds[stage] += seconds
+            self._items[stage] += items
 
     def report(self, elapsed: float) -> tuple[StageReport, ...]:
         """Return what the stages did in a run of `elapsed` seconds; those that had nothing to do are left out."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmsearch.encoders.models import ModelInfo, list_models
     from mmsearch.engine.engine import SearchEngine
     from mmsearch.engine.engine import open_collection as open
+    from mmsearch.engine.repairing import repair_collection as repair
     from mmsearch.evaluation.runner import EvalReport, Evaluation, evaluate
     from mmsearch.types import Filter, Hit, Item, Modality, SearchParams, SearchResult
 
@@ -49,6 +50,7 @@ _HOMES = {
     "list_models": "mmsearch.encoders.models:list_models",
     "load_encoder": "mmsearch.encoders:load_encoder",
     "open": "mmsearch.engine.engine:open_collection",
+    "repair": "mmsearch.engine.repairing:repair_collection",
 }
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "list_models",
     "load_encoder",
     "open",
+    "repair",
 ]
 
 

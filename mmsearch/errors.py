@@ -5,7 +5,10 @@
     │   ├── CollectionNotFound     no collection there yet
     │   ├── CollectionLocked       another process is writing
     │   ├── CollectionCorrupt      a file is missing or is not what the catalog says
-    │   └── UnsupportedFormat      written by a newer mmsearch
+    │   ├── UnsupportedFormat      written by a newer mmsearch
+    │   ├── CollectionReadOnly     its folder cannot be written
+    │   ├── NetworkFileSystem      it would lie, or lies, on a disk of another machine
+    │   └── DiskFull               there is no space for what is to be written
     ├── EncoderError
     │   ├── UnknownEncoder         no encoder answers to that URI
     │   ├── EncoderMismatch        the collection is bound to another encoder
@@ -47,6 +50,18 @@ class CollectionCorrupt(CollectionError):
 
 class UnsupportedFormat(CollectionError):
     """The collection was written by a newer version of mmsearch."""
+
+
+class CollectionReadOnly(CollectionError):
+    """The folder of the collection cannot be written."""
+
+
+class NetworkFileSystem(CollectionError):
+    """The collection is on a network file system, where SQLite's log and locks cannot be trusted."""
+
+
+class DiskFull(CollectionError):
+    """The disk of the collection has no space left."""
 
 
 class EncoderError(MmsearchError):

@@ -6,7 +6,7 @@ cosine of the stored float16 row with the query, computed in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -75,6 +75,15 @@ class Encoder(Protocol):
 
     def text_notes(self, text: str) -> tuple[str, ...]:
         """Return sentences for the user on what this encoder cannot make of the text; () when all is well."""
+
+
+@runtime_checkable
+class PortableEncoder(Encoder, Protocol):
+    """An encoder whose preparation of pictures can be sent to the processes that decode them."""
+
+    @property
+    def preparation(self) -> Callable[[Image.Image], UInt8]:
+        """A value that can be pickled and does what `prepare_image` does."""
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from indexer.patterns import FolderOptions
 from indexer.sources.corpus import CorpusSource
 from indexer.sources.folder import FileSource, FolderSource
 from mmsearch.config import plain_path
@@ -16,14 +17,13 @@ from mmsearch.types import Source
 
 __all__ = ["CorpusSource", "FileSource", "FolderSource", "known_source", "make_source"]
 
-FILES = ("folder", "file")
-"""The kinds of sources that are files and folders, not corpora."""
 
-
-def make_source(path: str | os.PathLike[str], options: CorpusOptions | None = None) -> Source:
+def make_source(
+    path: str | os.PathLike[str], options: CorpusOptions | None = None, folder: FolderOptions | None = None
+) -> Source:
     """Return the source at a path: a folder, a corpus or one picture; raise SourceError for anything else.
 
-    `options` tell how corpora among the sources are read; the others pass over them.
+    `options` tell how corpora among the sources are read, `folder` how folders are; the others pass over them.
     """
     name = os.fspath(path)
     if not name:
@@ -34,7 +34,7 @@ def make_source(path: str | os.PathLike[str], options: CorpusOptions | None = No
     except UnicodeEncodeError:
         raise SourceError(f"The name of {str(place)!a} is not UTF-8: rename it, or a folder above it.") from None
     if place.is_dir():
-        return FolderSource(place)
+        return FolderSource(place, folder)
     if not place.exists():
         raise SourceError(f"{place} is not there: check the spelling, or whether its disk is mounted.")
     if place.is_file() and is_picture_name(place.name):
@@ -55,4 +55,6 @@ def known_source(kind: str, path: str, options: str) -> Source:
     place = Path(path)
     if kind == "file" and not place.exists() and place.parent.is_dir():
         return FileSource(place)
+    if kind == "folder":
+        return make_source(path, folder=FolderOptions.from_text(options))
     return make_source(path, CorpusOptions.from_text(options))

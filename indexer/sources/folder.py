@@ -7,19 +7,23 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from indexer.paths import is_left_out, stamps
+from indexer.paths import stamps
+from indexer.patterns import FolderOptions
 from mmsearch.collection.layout import Layout
+from mmsearch.collection.scope import is_left_out
 from mmsearch.corpora.sidecars import read_sidecar, sidecar_names
-from mmsearch.images import is_picture_name
+from mmsearch.images import is_picture_name, is_raw_name
 from mmsearch.types import Modality, ScanFailure, SourceEntry
 
 
 class FolderSource:
     """All pictures below a folder, folder by folder in the order of their names; links are followed, loops are not."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` is absolute."""
+    def __init__(self, folder: Path, options: FolderOptions | None = None, *, base: Path | None = None) -> None:
+        """`folder` is absolute; `base` is the folder that it is a part of and that patterns start from."""
         self._folder = folder
+        self._options = options or FolderOptions()
+        self._base = base or folder
 
     @property
     def kind(self) -> str:
@@ -33,13 +37,15 @@ class FolderSource:
 
     @property
     def options(self) -> str:
-        """Nothing: a folder is read in one way."""
-        return ""
+        """How it is read, as stored."""
+        return self._options.as_text()
 
     def scan(self) -> Iterator[SourceEntry | ScanFailure]:
         """Yield pictures and captions; a folder that cannot be read is a failure with `subtree`."""
         visited: set[tuple[int, int]] = set()
         waiting = [str(self._folder)]
+        if self._folder != self._base and not self._options.enters(self._folder.relative_to(self._base).parts):
+            return
         while waiting:
             folder = waiting.pop()
             try:
@@ -56,6 +62,8 @@ class FolderSource:
             if layout.manifest.name in entries and layout.catalog.name in entries:
                 continue  # a collection of ours
             below = []
+            where = Path(folder).relative_to(self._base).parts
+            developed = _developed(entries, self._options, where)
             for name in sorted(entries):
                 entry = entries[name]
                 try:
@@ -64,8 +72,9 @@ class FolderSource:
                     yield ScanFailure(_printable(entry.path), f"it cannot be read: {error.strerror}", subtree=True)
                     continue
                 if is_folder:
-                    below.append(entry.path)
-                elif is_picture_name(name):
+                    if self._options.enters((*where, name)):
+                        below.append(entry.path)
+                elif is_picture_name(name) and name not in developed and self._options.wants((*where, name)):
                     yield from _picture(entry.path, name, entries)
             waiting.extend(reversed(below))
 
@@ -101,6 +110,21 @@ class FileSource:
             return
         if self._path.name in beside:
             yield from _picture(str(self._path), self._path.name, beside)
+
+
+def _developed(entries: dict[str, os.DirEntry[str]], options: FolderOptions, where: tuple[str, ...]) -> set[str]:
+    """Return the raw files of a camera beside which a wanted picture made of them lies: IMG_1.CR2 and IMG_1.jpg."""
+    raw_files = [name for name in entries if is_raw_name(name)]
+    stems = {name.rpartition(".")[0] for name in raw_files}
+    beside = [name for name in entries if stems and is_picture_name(name) and not is_raw_name(name)]
+    shown = {
+        stem
+        for name in beside
+        if (stem := name.rpartition(".")[0]) in stems
+        and options.wants((*where, name))
+        and Path(entries[name].path).is_file()
+    }
+    return {name for name in raw_files if name.rpartition(".")[0] in shown}
 
 
 def _picture(

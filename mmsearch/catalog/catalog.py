@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, func, literal_column, select
 
 from mmsearch.catalog import schema
 from mmsearch.catalog.changes import KNOWN_ITEM, VECTOR_OF, Transaction, held_fact, to_known_item
 from mmsearch.catalog.database import Database
-from mmsearch.catalog.filters import clauses
+from mmsearch.catalog.filters import below, clauses
 from mmsearch.catalog.rows import (
+    LEFT_OUT,
     AnnRow,
     CatalogState,
     Counts,
@@ -49,6 +50,11 @@ class Catalog:
         """False when the folder of the catalog is read-only."""
         return self._database.writable
 
+    @property
+    def database(self) -> Database:
+        """What lies below, for the other modules of this package."""
+        return self._database
+
     def close(self) -> None:
         """Close the connections."""
         self._database.close()
@@ -56,6 +62,14 @@ class Catalog:
     def checkpoint(self) -> None:
         """Move what the write-ahead log holds into the database file."""
         self._database.checkpoint()
+
+    def vacuum(self) -> None:
+        """Write the database anew without what was deleted."""
+        self._database.vacuum()
+
+    def reindex(self) -> None:
+        """Build SQLite's own indexes anew from the tables."""
+        self._database.reindex()
 
     def integrity_problems(self) -> list[str]:
         """Return what SQLite's integrity and foreign key checks complain of."""
@@ -101,19 +115,21 @@ class Catalog:
                     query = query.where(*clauses(wanted))
                 rows += connection.execute(query.order_by(table.c.id))
             groups = {row.group_key for row in rows} if modality is Modality.IMAGE else set()
-            captions = _captions(connection, groups)
-        for row in rows:
-            found.setdefault(row.vector_id, []).append(_item(row, captions.get(row.group_key, ())))
+            captions = captions_of(connection, groups)
+            for row in rows:
+                found.setdefault(row.vector_id, []).append(to_item(row, captions.get(row.group_key, ())))
         return found
 
     def vectors_matching(self, modality: Modality, wanted: Filter) -> Int64:
-        """Return the vector ids (n,), ascending, of items that a filter lets through."""
+        """Return the vector ids (n,) of items that a filter lets through; in no order, those of copies repeated."""
         table = schema.items
-        ids = select(table.c.vector_id).where(table.c.modality == modality, *clauses(wanted)).distinct().subquery()
+        # With few rows known of each SQLite thinks a modality rarer than a folder; the "+" keeps it off that index.
+        of = literal_column("+items.modality") if wanted.under else table.c.modality
+        query = select(func.group_concat(table.c.vector_id)).where(of == modality, *clauses(wanted))
         with self._database.read() as connection:
             # One text instead of a row each: a tenth of the time for a million.
-            text = connection.execute(select(func.group_concat(ids.c.vector_id))).scalar_one()
-        return np.sort(np.fromstring(text, dtype=np.int64, sep=",")) if text else np.empty(0, dtype=np.int64)
+            text = connection.execute(query).scalar_one()
+        return np.fromstring(text, dtype=np.int64, sep=",") if text else np.empty(0, dtype=np.int64)
 
     def vectors_by_key(self, modality: Modality, keys: Iterable[str]) -> dict[str, int]:
         """Return the vector ids of items by key, of those that are there."""
@@ -152,13 +168,16 @@ class Catalog:
         )
         with self._database.read() as connection:
             keys = list(connection.execute(query).scalars())
-            captions = _captions(connection, set(keys))
+            captions = captions_of(connection, set(keys))
         return [(key, captions[key]) for key in keys]
 
-    def known_items(self, root_id: int) -> Iterator[KnownItem]:
-        """Yield what is known of a root's items, by item id."""
+    def known_items(self, root_id: int, under: str | None = None) -> Iterator[KnownItem]:
+        """Yield what is known of a root's items, by item id; with `under`, of pictures there and their captions."""
+        query = KNOWN_ITEM.where(schema.items.c.root_id == root_id)
+        if under is not None:  # found by place: SQLite would go through all of the root
+            query = KNOWN_ITEM.where(schema.items.c.root_id + 0 == root_id, below(schema.items.c.group_key, under))
         with self._database.read() as connection:
-            for row in connection.execute(KNOWN_ITEM.where(schema.items.c.root_id == root_id)):
+            for row in connection.execute(query):
                 yield to_known_item(row)
 
     def stored_items(self, root_id: int, size: int) -> Iterator[list[StoredItem]]:
@@ -206,9 +225,12 @@ class Catalog:
         table = schema.items
         with self._database.read() as connection:
             rows = connection.execute(select(table.c.modality, func.count()).group_by(table.c.modality)).all()
-            failures = connection.execute(select(func.count()).select_from(schema.failures)).scalar_one()
+            unreadable = schema.failures.c.reason.not_like(LEFT_OUT + "%")
+            failures = connection.execute(
+                select(func.count()).select_from(schema.failures).where(unreadable)
+            ).scalar_one()
             commits, last = connection.execute(select(func.count(), func.max(schema.commits.c.at))).one()
-        items = dict.fromkeys(Modality, 0) | {Modality(row[0]): int(row[1]) for row in rows}
+            items = dict.fromkeys(Modality, 0) | {Modality(row[0]): int(row[1]) for row in rows}
         return Counts(items=items, failures=int(failures), commits=int(commits), last_commit_at=last)
 
     def fact(self, name: str) -> str | None:
@@ -220,37 +242,6 @@ class Catalog:
         """Return how many items a root had when a deletion was held back, None when nothing is."""
         value = self.fact(held_fact(root_id))
         return int(value) if value else None
-
-    def vector_problems(self) -> list[str]:
-        """Return what is wrong between items, vectors and the places where rows lie."""
-        problems = []
-        with self._database.read() as connection:
-            for modality in Modality:
-                state = _modality_state(connection, modality, dim=None)
-                expected = 0
-                for segment in state.segments:
-                    if segment.first_id != expected:
-                        problems.append(
-                            f"{modality} segment {segment.file} begins at {segment.first_id}, not {expected}"
-                        )
-                    expected = segment.first_id + segment.rows
-                count = connection.execute(_count_unsealed(modality)).scalar_one()
-                if expected + count != state.next_id:
-                    problems.append(
-                        f"{modality} rows for {expected + count} ids are stored, {state.next_id} were given out"
-                    )
-                live = connection.execute(
-                    select(func.count()).select_from(schema.vectors).where(schema.vectors.c.modality == modality)
-                ).scalar_one()
-                if live != state.live:
-                    problems.append(f"{modality} vectors: {live} are named, {state.live} are alive")
-            unused = connection.exec_driver_sql(
-                "SELECT count(*) FROM vectors AS v WHERE NOT EXISTS"
-                " (SELECT 1 FROM items AS i WHERE i.modality = v.modality AND i.vector_id = v.id)"
-            ).scalar_one()
-        if unused:
-            problems.append(f"{unused} vectors serve no item")
-        return problems
 
 
 def _token(connection: Connection) -> tuple[int, int]:
@@ -280,11 +271,13 @@ def _modality_state(connection: Connection, modality: Modality, dim: int | None)
     dead_ids = connection.execute(select(dead.c.id).where(dead.c.modality == modality).order_by(dead.c.id)).scalars()
     ann_row = connection.execute(select(ann).where(ann.c.modality == modality)).mappings().one_or_none()
     first, rows = _unsealed(connection, modality, dim) if dim is not None else (0, np.empty((0, 0), np.float16))
+    waiting = len(rows) if dim is not None else int(connection.execute(_count_unsealed(modality)).scalar_one())
     return ModalityState(
         modality=modality,
         next_id=int(next_id or 0),
         segments=tuple(SegmentRow(**{**row, "modality": modality}) for row in segment_rows),
         unsealed_first=first,
+        n_unsealed=waiting,
         unsealed=rows,
         dead=np.fromiter(dead_ids, dtype=np.int64),
         ann=None if ann_row is None else AnnRow(**{**ann_row, "modality": modality}),
@@ -307,12 +300,14 @@ def _unsealed(connection: Connection, modality: Modality, dim: int) -> tuple[int
     return first, rows
 
 
-def _captions(connection: Connection, groups: set[str]) -> dict[str, tuple[str, ...]]:
+def captions_of(connection: Connection, groups: set[str]) -> dict[str, tuple[str, ...]]:
+    """Return the captions of pictures, by their group."""
     table = schema.items
     captions: dict[str, tuple[str, ...]] = {}
     for some in _chunks(sorted(groups)):
         query = select(table.c.group_key, table.c.text).where(
-            table.c.modality == Modality.TEXT, table.c.group_key.in_(some)
+            table.c.modality.concat("") == Modality.TEXT,  # else SQLite looks through all captions, not these groups'
+            table.c.group_key.in_(some),
         )
         for group, text in connection.execute(query.order_by(table.c.id)):
             captions[group] = (*captions.get(group, ()), text)
@@ -355,7 +350,8 @@ def _keywords(row: Row[Any]) -> tuple[str, ...]:
     return tuple(row.keywords.split("\n")) if row.keywords else ()
 
 
-def _item(row: Row[Any], captions: tuple[str, ...]) -> Item:
+def to_item(row: Row[Any], captions: tuple[str, ...]) -> Item:
+    """Return a row of `items` as a value."""
     return Item(
         id=row.id,
         modality=Modality(row.modality),

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from mmsearch.catalog import schema
-from mmsearch.catalog.rows import AnnRow, Changes, KnownItem, NewItem, Root, SegmentRow
-from mmsearch.types import Modality, PictureMetadata
+from mmsearch.catalog import places, schema
+from mmsearch.catalog.rows import LEFT_OUT, AnnRow, Changes, KnownItem, NewItem, Relocated, Root, SegmentRow
+from mmsearch.types import Int64, Modality, PictureMetadata
 
 KNOWN_ITEM = (
     select(
@@ -25,6 +25,8 @@ KNOWN_ITEM = (
         schema.items.c.mtime_ns,
         schema.items.c.scanned_ns,
         schema.items.c.vector_id,
+        schema.items.c.width,
+        schema.items.c.height,
         schema.vectors.c.content_hash,
     )
     .join(
@@ -65,6 +67,7 @@ def to_known_item(row: Any) -> KnownItem:
         scanned_ns=row.scanned_ns,
         vector_id=row.vector_id,
         content_hash=row.content_hash,
+        short_side=None if row.width is None or row.height is None else min(row.width, row.height),
     )
 
 
@@ -160,6 +163,22 @@ class Transaction:
             self._connection.execute(delete(table).where(table.c.modality == modality, table.c.id == vector_id))
             self._connection.execute(insert(schema.dead_vectors).values(modality=modality, id=vector_id))
 
+    def items_of_vectors(self, modality: Modality, first: int, end: int) -> list[tuple[int, str]]:
+        """Return the id and key of each item whose vector is one of `first` … `end − 1`."""
+        items = schema.items.c
+        where = (items.modality == modality, items.vector_id >= first, items.vector_id < end)
+        return [(row.id, row.key) for row in self._connection.execute(select(items.id, items.key).where(*where))]
+
+    def retire_unused(self, modality: Modality) -> int:
+        """Let vectors go that no item needs, and return how many there were."""
+        vectors, items = schema.vectors.c, schema.items.c
+        users = select(items.id).where(items.modality == modality, items.vector_id == vectors.id)
+        unused = select(vectors.id).where(vectors.modality == modality, ~users.exists())
+        found = list(self._connection.execute(unused).scalars())
+        for vector_id in found:
+            self._retire(modality, vector_id)
+        return len(found)
+
     # --- items ------------------------------------------------------------------------------------------------------
 
     def put_item(self, item: NewItem, root_id: int, vector_id: int) -> bool:
@@ -236,7 +255,9 @@ class Transaction:
         """Return the ids of a root's captions for one picture."""
         table = schema.items
         query = select(table.c.id).where(
-            table.c.group_key == group, table.c.root_id == root_id, table.c.modality == Modality.TEXT
+            table.c.group_key == group,  # by which it is found: SQLite would go through all of the root
+            table.c.root_id + 0 == root_id,
+            table.c.modality.concat("") == Modality.TEXT,
         )
         return list(self._connection.execute(query).scalars())
 
@@ -259,6 +280,37 @@ class Transaction:
             self._failures.remove(key)
             self._connection.execute(delete(table).where(table.c.key == key))
 
+    def forget_left_out(self, root_id: int) -> None:
+        """Forget which files of a root were left out: from now on others may be."""
+        table = schema.failures
+        where = (table.c.root_id == root_id, table.c.reason.like(LEFT_OUT + "%"))
+        self._connection.execute(delete(table).where(*where))
+        self._failures = None
+
+    # --- places -----------------------------------------------------------------------------------------------------
+
+    def forget_failures(self, place: str) -> int:
+        """Forget the failures at or below a place, and return how many there were."""
+        self._failures = None
+        return places.forget_failures(self._connection, place)
+
+    def relocate(self, old: str, new: str) -> Relocated:
+        """Let all that lies at or below `old` lie at or below `new`, but for roots; see `places.relocate`."""
+        self._failures = None
+        return places.relocate(self._connection, old, new)
+
+    def hand_over(self, place: str, root_id: int, into_id: int) -> int:
+        """Hand what lies at or below a place from one root to another, and return how many items that are."""
+        return places.hand_over(self._connection, place, root_id, into_id)
+
+    def rename_roots(self, renamed: Sequence[Root]) -> None:
+        """Give roots, by their ids, the paths and options that these have."""
+        table = schema.roots
+        for path in ({root.id: f"\1{root.path}" for root in renamed}, {root.id: root.path for root in renamed}):
+            for root in renamed:  # in two steps: paths are unique, and some may change places
+                values = {"path": path[root.id], "options": root.options}
+                self._connection.execute(update(table).where(table.c.id == root.id).values(**values))
+
     # --- commits, files and facts -----------------------------------------------------------------------------------
 
     def add_commit(self, changes: Changes) -> int:
@@ -276,12 +328,16 @@ class Transaction:
         self._connection.execute(delete(table).where(table.c.modality == segment.modality, table.c.id < end))
         self._next_layout()
 
-    def replace_segments(self, old: Sequence[SegmentRow], new: SegmentRow) -> None:
-        """Name a segment file in place of those whose rows it holds."""
-        table = schema.segments
+    def replace_segments(self, old: Sequence[SegmentRow], new: Sequence[SegmentRow], *, dead: Int64) -> None:
+        """Name segment files in place of those whose rows they hold, but for those of the ids `dead` (n,)."""
+        table, gone = schema.segments, schema.dead_vectors
         for segment in old:
             self._connection.execute(delete(table).where(table.c.file == segment.file))
-        self._connection.execute(insert(table).values(**dataclasses.asdict(new)))
+            within = (gone.c.id >= segment.first_id) & (gone.c.id < segment.end) & (gone.c.modality == segment.modality)
+            if len(dead):
+                self._connection.execute(delete(gone).where(within))
+        for segment in new:
+            self._connection.execute(insert(table).values(**dataclasses.asdict(segment)))
         self._next_layout()
 
     def set_ann(self, modality: Modality, row: AnnRow | None) -> None:

@@ -16,7 +16,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from mmsearch.catalog.schema import metadata
-from mmsearch.errors import CollectionCorrupt, CollectionError, CollectionLocked, UnsupportedFormat
+from mmsearch.errors import (
+    CollectionCorrupt,
+    CollectionError,
+    CollectionLocked,
+    CollectionReadOnly,
+    DiskFull,
+    MmsearchError,
+    UnsupportedFormat,
+)
 
 SCHEMA_VERSION = 4
 """`PRAGMA user_version` of the newest schema; each migration sets its own."""
@@ -26,6 +34,7 @@ HEAD_REVISION = "0004"
 
 _BUSY_MS = 10_000
 _BEGIN = "mmsearch_begin"
+_NO_SPACE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_TRUNCATE")
 
 
 class Database:
@@ -35,6 +44,7 @@ class Database:
         """Open the catalog at `path`; a folder that cannot be written is opened read-only."""
         self.path = path
         self.writable = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+        self._is_closed = False
         self._seen: tuple[int, int] | None = None  # size and mtime_ns of a file that was opened as immutable
         self._engine = self._opened("mode=rwc" if self.writable else "mode=ro")
 
@@ -44,7 +54,12 @@ class Database:
         if not self.writable:
             self._reopen_read_only()
         with self._translated(), self._engine.connect() as connection, connection.begin():
-            yield connection
+            try:
+                yield connection
+            except MmsearchError:
+                raise
+            except (ValueError, TypeError) as error:  # a modality that is none, a text that is not UTF-8, or no text
+                raise _corrupt(self.path, str(error)) from error
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -79,9 +94,20 @@ class Database:
     def checkpoint(self) -> None:
         """Move what the write-ahead log holds into the database file, as far as readers allow."""
         if self.writable:
-            with self._translated(), self._engine.connect() as connection:
-                connection.execution_options(isolation_level="AUTOCOMMIT")
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._outside_transaction("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def vacuum(self) -> None:
+        """Write the file anew: what was deleted is in it no longer, nor in the write-ahead log."""
+        self._outside_transaction("VACUUM")
+        self.checkpoint()
+
+    def reindex(self) -> None:
+        """Build the indexes anew from the tables."""
+        self._outside_transaction("REINDEX")
+
+    def _outside_transaction(self, statement: str) -> None:
+        with self._translated(), self._engine.connect() as plain:
+            plain.execution_options(**{_BEGIN: ""}).exec_driver_sql(statement)
 
     def integrity_problems(self) -> list[str]:
         """Return what SQLite's own integrity and foreign key checks complain of."""
@@ -91,7 +117,8 @@ class Database:
         return [row for row in rows if row != "ok"] + orphans
 
     def close(self) -> None:
-        """Close every idle connection."""
+        """Close every idle connection; nothing can be asked or changed from now on."""
+        self._is_closed = True
         self._engine.dispose()
 
     def _opened(self, mode: str) -> Engine:
@@ -160,31 +187,57 @@ class Database:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn what SQLite raises into the errors of mmsearch."""
-        try:
+        """Turn what SQLite raises into the errors of mmsearch; raise CollectionError once this was closed."""
+        if self._is_closed:
+            raise CollectionError(f"The collection {self.path.parent} was closed: open it again to use it.")
+        with translated(self.path):
             yield
-        except DBAPIError as error:
-            original = error.orig
-            text = str(original)
-            name = getattr(original, "sqlite_errorname", "")
-            if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-                raise CollectionLocked(f"The catalog {self.path} is busy ({text}): try again in a moment.") from error
-            if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-                raise CollectionCorrupt(
-                    f"The catalog {self.path} is damaged ({text}): restore it from a backup or index again."
-                ) from error
-            if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
-                raise CollectionError(
-                    f"The catalog {self.path} cannot be used ({text}): look at the disk's free space and permissions."
-                ) from error
-            raise
 
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises about a file into the errors of mmsearch."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise _corrupt(path, "its schema is not UTF-8") from error
+    except (DBAPIError, sqlite3.Error) as error:
+        original = error.orig if isinstance(error, DBAPIError) else error
+        text = str(original)
+        name = getattr(original, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise CollectionLocked(f"The catalog {path} is busy ({text}): try again in a moment.") from error
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or any(words in text for words in _DAMAGE):
+            raise _corrupt(path, text) from error
+        if name.startswith(_NO_SPACE):
+            raise DiskFull(
+                f"The disk of the catalog {path} takes no more ({text}): free some space, then run the same command"
+                " again; what was committed before is safe."
+            ) from error
+        if name.startswith("SQLITE_READONLY"):
+            raise CollectionReadOnly(
+                f"The catalog {path} cannot be written ({text}): look at the permissions of its folder."
+            ) from error
+        if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")):
+            raise CollectionError(
+                f"The catalog {path} cannot be used ({text}): look at the permissions of its folder, and at the disk."
+            ) from error
+        raise
+
+
+def _corrupt(path: Path, reason: str) -> CollectionCorrupt:
+    return CollectionCorrupt(f"The catalog {path} is damaged ({reason}): restore it from a backup or index again.")
+
+
+_DAMAGE = ("Could not decode to UTF-8", "malformed", "no such table", "no such column", "has no column")
+"""Other words of SQLite for a file that is not as it was written."""
 
 _CONNECT: dict[str, Any] = {"check_same_thread": False, "timeout": _BUSY_MS / 1000}
 
 
 def _on_begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+    if statement := connection.get_execution_options().get(_BEGIN, "BEGIN"):
+        connection.exec_driver_sql(statement)
 
 
 def _foreign_keys(connection: Connection) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_
+from sqlalchemy import ColumnElement, and_, or_
 
 from mmsearch.catalog import schema
 from mmsearch.types import Filter
@@ -15,7 +15,7 @@ def clauses(wanted: Filter) -> list[ColumnElement[bool]]:
     items = schema.items.c
     found: list[ColumnElement[bool]] = []
     if wanted.under:
-        found.append(or_(*(_below(items.uri, folder) for folder in wanted.under)))
+        found.append(or_(*(below(items.uri, folder) for folder in wanted.under)))
     if wanted.formats:
         found.append(items.format.in_([name.upper() for name in wanted.formats]))
     bounds: tuple[tuple[Any, int | None, bool], ...] = (
@@ -32,8 +32,10 @@ def clauses(wanted: Filter) -> list[ColumnElement[bool]]:
     return found
 
 
-def _below(column: Any, folder: str) -> ColumnElement[bool]:
-    """Return the clause for what lies in a folder, or in an archive: a range, for LIKE would fold case."""
+def below(column: Any, folder: str) -> ColumnElement[bool]:
+    """Return the clause for a file, or what lies in a folder or an archive: a range, for LIKE would fold case."""
     prefix = folder.rstrip("/")
+    if "." not in prefix.rpartition("/")[2]:  # neither a picture nor an archive nor a corpus: one range is faster
+        return and_(column >= prefix + "/", column < prefix + "0")
     last = {"/": "0", "#": "$"}  # the character behind
     return or_(column == prefix, *((column >= prefix + mark) & (column < prefix + end) for mark, end in last.items()))

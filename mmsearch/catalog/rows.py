@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmsearch.types import Float16, Int64, Modality, PictureMetadata
+from mmsearch.types import Float16, Int64, Item, Modality, PictureMetadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +50,45 @@ class KnownItem:
     scanned_ns: int
     vector_id: int
     content_hash: bytes
+    short_side: int | None = None
+
+
+LEFT_OUT = "left out: "
+"""How the reason of a file begins that was left out on purpose and is no failure."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownFailure:
-    """A file that could not be read, as it was then."""
+    """A file that could not be read or was left out, as it was then."""
 
     key: str
     size: int
     mtime_ns: int
     reason: str
+
+    @property
+    def is_left_out(self) -> bool:
+        """True for a file that can be read and is not wanted."""
+        return self.reason.startswith(LEFT_OUT)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedItem:
+    """An item as a list shows it: `bytes` and `mtime_ns` are of its file; degrees only where they were asked for."""
+
+    item: Item
+    bytes: int
+    mtime_ns: int
+    latitude: float | None = None
+    longitude: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Relocated:
+    """How many items and failures now lie elsewhere."""
+
+    items: int
+    failures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +156,20 @@ class ModalityState:
     next_id: int
     segments: tuple[SegmentRow, ...]
     unsealed_first: int
+    n_unsealed: int
     unsealed: Float16
     dead: Int64
     ann: AnnRow | None
 
     @property
+    def stored(self) -> int:
+        """The number of rows that lie somewhere, dead ones among them; fewer than ids were given out once compacted."""
+        return sum(segment.rows for segment in self.segments) + self.n_unsealed
+
+    @property
     def live(self) -> int:
         """The number of live vectors."""
-        return self.next_id - len(self.dead)
+        return self.stored - len(self.dead)
 
 
 @dataclass(frozen=True, slots=True)

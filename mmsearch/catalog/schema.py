@@ -61,6 +61,8 @@ vectors = Table(
     sqlite_with_rowid=False,
 )
 
+_FILTERED = ("modality", "format", "width", "height", "size", "mtime_ns", "taken_ns", "vector_id")
+
 items = Table(
     "items",
     metadata,
@@ -89,6 +91,8 @@ items = Table(
     Column("keywords", Text),  # one a line
     ForeignKeyConstraint(["modality", "vector_id"], ["vectors.modality", "vectors.id"]),
     Index("ix_items_vector", "modality", "vector_id"),
+    Index("ix_items_uri", "uri", "modality", "vector_id"),  # filters are answered from these two alone
+    Index("ix_items_filter", *_FILTERED),
     sqlite_autoincrement=True,
 )
 

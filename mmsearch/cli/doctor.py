@@ -13,7 +13,6 @@ from mmsearch.cli.output import human_bytes, to_json, write
 _PACKAGES = ("numpy", "pillow", "sqlalchemy", "alembic", "tokenizers", "torch", "open_clip_torch")
 _CPU_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd")
 _MAKE_ONE = "make one with 'mmsearch index FOLDER'"
-_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph")
 
 
 def doctor(collection: CollectionOption = None, as_json: JsonOption = False) -> None:
@@ -21,6 +20,7 @@ def doctor(collection: CollectionOption = None, as_json: JsonOption = False) -> 
     import platform
     import sqlite3
 
+    from mmsearch.collection.filesystem import existing, file_system
     from mmsearch.collection.layout import Layout
     from mmsearch.config import Settings
     from mmsearch.encoders import list_encoders
@@ -29,7 +29,6 @@ def doctor(collection: CollectionOption = None, as_json: JsonOption = False) -> 
 
     settings = Settings.from_environment()
     folder = settings.collection_path(collection)
-    kind = _file_system(folder)
     facts = {
         "mmsearch": __version__,
         "python": platform.python_version(),
@@ -45,8 +44,8 @@ def doctor(collection: CollectionOption = None, as_json: JsonOption = False) -> 
         "threads": str(settings.threads),
         "home": str(settings.home),
         "collection": str(folder) if Layout(folder).manifest.exists() else f"{folder} (no collection yet: {_MAKE_ONE})",
-        "file system": kind,
-        "free space": human_bytes(shutil.disk_usage(_existing(folder)).free),
+        "file system": file_system(folder),
+        "free space": human_bytes(shutil.disk_usage(existing(folder)).free),
     }
     problems = _problems(facts, folder)
     if as_json:
@@ -59,6 +58,8 @@ def doctor(collection: CollectionOption = None, as_json: JsonOption = False) -> 
 
 
 def _problems(facts: dict[str, str], folder: Path) -> list[str]:
+    from mmsearch.collection.filesystem import existing, refuse_network
+    from mmsearch.errors import NetworkFileSystem
     from mmsearch.vectors.backend import HOW_TO_GET_FAISS
 
     problems = []
@@ -68,10 +69,12 @@ def _problems(facts: dict[str, str], folder: Path) -> list[str]:
         problems.append(
             "faiss-cpu and faiss-gpu are both installed and overwrite each other: uninstall both, then one."
         )
-    if facts["file system"] in _NETWORK:
-        problems.append("the collection is on a network file system, where SQLite's locks may fail: use a local disk.")
-    if not os.access(_existing(folder), os.W_OK):
-        problems.append(f"{_existing(folder)} cannot be written: collections there can only be searched.")
+    try:
+        refuse_network(folder)
+    except NetworkFileSystem as error:
+        problems.append(str(error))
+    if not os.access(existing(folder), os.W_OK):
+        problems.append(f"{existing(folder)} cannot be written: collections there can only be searched.")
     return problems
 
 
@@ -101,20 +104,3 @@ def _cpu_features() -> list[str]:
         return []
     flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
     return [flag for flag in _CPU_FLAGS if flag in flags]
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
-
-
-def _file_system(folder: Path) -> str:
-    """Return the type of the file system that a folder is or will be on."""
-    try:
-        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    except OSError:
-        return "unknown"
-    place = _existing(folder).resolve()
-    holding = [mount for mount in mounts if place.is_relative_to(mount[1].replace("\\040", " "))]
-    return max(holding, key=lambda mount: len(mount[1]))[2] if holding else "unknown"

@@ -6,8 +6,9 @@ import gc
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,7 @@ from mmsearch.cli.output import note, short_path, to_json, write
 
 if TYPE_CHECKING:
     from indexer import IndexReport, Progress
+    from indexer.patterns import FolderOptions
     from indexer.stages import StageReport
 
 _SHOWN_FAILURES = 10
@@ -62,6 +64,34 @@ def index(
     image_column: ImageColumnOption = None,
     caption_column: CaptionColumnOption = None,
     captions_only: CaptionsOnlyOption = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--include",
+            metavar="GLOB",
+            help="Take only what matches, of a folder: '*.jpg', 'raw/**'; may be repeated, kept for later runs.",
+            show_default=False,
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            metavar="GLOB",
+            help="Leave out what matches, of a folder: 'thumbs/', '/raw/*.png'; may be repeated, kept for later runs.",
+            show_default=False,
+        ),
+    ] = None,
+    min_size: Annotated[
+        int | None,
+        typer.Option(
+            "--min-size",
+            metavar="PIXELS",
+            min=0,
+            help="Leave out pictures of a folder whose shorter side is less; kept for later runs. 0: none.",
+            show_default=False,
+        ),
+    ] = None,
     max_pixels: MaxPixelsOption = None,
     fast_decode: Annotated[
         bool,
@@ -82,6 +112,9 @@ def index(
             help="Tell what would be done, by names and times (a move counts as add and delete).",
         ),
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on, and index what changes, until Ctrl-C (needs the extra [watch]).")
+    ] = False,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
@@ -89,7 +122,10 @@ def index(
 
     Only what is new or has changed is embedded. It may be interrupted at any time and run again.
     """
+    if watch and (dry_run or as_json):
+        raise typer.BadParameter("--watch goes neither with --dry-run nor with --json")
     import mmsearch
+    from indexer.watch import loaded_encoder
     from mmsearch.errors import SourceError
     from mmsearch.images import MAX_PIXELS, lift_pillow_limit
     from mmsearch.vectors.spec import parse_kind
@@ -97,29 +133,39 @@ def index(
     gc.enable()
     lift_pillow_limit()
     stop = threading.Event()
-    with _interruptible(stop), _progress(quiet=quiet) as progress:
-        report = mmsearch.index(
-            paths or [],
-            collection=collection,
-            encoder=encoder,
-            device=device,
-            corpus=corpus_options(
-                images=images,
-                split=split,
-                image_column=image_column,
-                caption_column=caption_column,
-                captions_only=captions_only,
-            ),
-            index_kind=None if kind is None else parse_kind(kind),
-            recall=recall,
-            max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
-            fast_decode=fast_decode,
-            rehash=rehash,
-            allow_mass_delete=yes,
-            dry_run=dry_run,
-            progress=progress,
-            stop=stop,
+    bring = partial(
+        mmsearch.index,
+        collection=collection,
+        device=device,
+        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        fast_decode=fast_decode,
+        stop=stop,
+    )
+    first = partial(
+        bring,
+        paths or [],
+        corpus=corpus_options(
+            images=images,
+            split=split,
+            image_column=image_column,
+            caption_column=caption_column,
+            captions_only=captions_only,
+        ),
+        folder=_folder_options(include, exclude, min_size),
+        index_kind=None if kind is None else parse_kind(kind),
+        recall=recall,
+        rehash=rehash,
+        allow_mass_delete=yes,
+        dry_run=dry_run,
+    )
+    if watch:
+        engine = loaded_encoder(collection, encoder, device=device)
+        _watch(
+            partial(first, encoder=engine), partial(bring, encoder=engine), paths or [], collection, stop, quiet=quiet
         )
+        return
+    with _interruptible(stop), _progress(quiet=quiet) as progress:
+        report = first(encoder=encoder, progress=progress)
     if as_json:
         write(to_json(report))
     else:
@@ -129,11 +175,80 @@ def index(
     if report.held_back:
         raise typer.Exit(exits.HELD_BACK)
     if report.missing_sources:
+        note(
+            "mmsearch: a source is not there: mount its disk, or tell where it is now with 'mmsearch relocate OLD NEW';"
+            " nothing of it was forgotten."
+        )
         raise typer.Exit(exits.status_of(SourceError()))
-    done = report.kept + report.added + report.changed + report.moved + report.deleted + report.skipped
-    if not done and not report.failed:
-        note("mmsearch: no pictures or captions were found there.")
+    _check_read(report)
+
+
+def _check_read(report: IndexReport) -> None:
+    """Say so when something could not be read; exit when that was a source, or all, or when there was nothing."""
+    if report.unreadable_sources:
+        note(
+            f"mmsearch: {report.unreadable_sources[0]} cannot be read: look at its permissions; nothing of it was"
+            " forgotten."
+        )
+        raise typer.Exit(exits.SOURCE_UNREADABLE)
+    unread = len(report.failed) + report.skipped
+    if report.kept + report.added + report.changed + report.moved + report.left_out:
+        if report.failed:
+            note(
+                "mmsearch: what could not be read is left out, all else is done: 'mmsearch list --failures' tells why."
+            )
+        return
+    if unread:
+        note(
+            f"mmsearch: nothing there could be read ({unread:,} file{'' if unread == 1 else 's'}):"
+            " 'mmsearch list --failures' tells why."
+        )
+        raise typer.Exit(exits.NOTHING_READ)
+    if not report.deleted:
+        note("mmsearch: no pictures or captions were found there: name a folder of pictures, or a corpus of captions.")
         raise typer.Exit(exits.NOTHING_FOUND)
+
+
+def _folder_options(include: list[str] | None, exclude: list[str] | None, min_size: int | None) -> FolderOptions | None:
+    """Return what of folders is wanted, None where nothing was said."""
+    from indexer.patterns import FolderOptions
+
+    said = include or exclude or min_size is not None
+    return FolderOptions(tuple(include or ()), tuple(exclude or ()), min_size or 0) if said else None
+
+
+def _watch(
+    first: Callable[..., IndexReport],
+    bring: Callable[..., IndexReport],
+    paths: list[str],
+    collection: str | None,
+    stop: threading.Event,
+    *,
+    quiet: bool,
+) -> None:
+    """Index everything, then what changes, until `stop` is set, and tell what was done."""
+    from indexer.watch import watch
+
+    reports: list[IndexReport] = []
+
+    def run(places: Sequence[str]) -> IndexReport:
+        is_first = not reports
+        with _progress(quiet=quiet or not is_first) as progress:
+            report = first(progress=progress) if is_first else bring(list(places))
+        if (
+            is_first
+            or report.added + report.changed + report.moved + report.deleted + report.held_back
+            or report.failed
+        ):
+            _summary(report, with_stages=is_first and not quiet)
+            sys.stdout.flush()
+        reports[:] = [report]
+        return report
+
+    with _interruptible(stop):
+        watch(run, paths, collection=collection, stop=stop, ready=lambda: note("mmsearch: watching; Ctrl-C ends it."))
+    if any(report.interrupted for report in reports):
+        raise typer.Exit(exits.INTERRUPTED)
 
 
 def _summary(report: IndexReport, *, with_stages: bool) -> None:
@@ -149,6 +264,7 @@ def _summary(report: IndexReport, *, with_stages: bool) -> None:
         (report.deleted, f"{would}deleted"),
         (report.kept, "unchanged"),
         (report.skipped, "skipped (unreadable before, unchanged since)"),
+        (report.left_out, "too small"),
         (len(report.failed), "could not be read"),
     ]
     parts = [f"{count:,} {word}" for count, word in counts if count]
@@ -188,8 +304,7 @@ def _interruptible(stop: threading.Event) -> Iterator[None]:
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
-            note("mmsearch: stopped at once; what was committed is kept.")
-            raise KeyboardInterrupt
+            raise exits.Interrupted
         stop.set()
         note("mmsearch: stopping at the next batch (once more to stop at once) …")
 

@@ -9,7 +9,7 @@ import typer
 
 from mmsearch.cli import exits
 from mmsearch.cli.options import CollectionOption, JsonOption
-from mmsearch.cli.output import human_bytes, to_json, write
+from mmsearch.cli.output import human_bytes, note, to_json, write
 
 if TYPE_CHECKING:
     from mmsearch.collection.collection import CollectionInfo, ModalityInfo
@@ -87,4 +87,5 @@ def verify(collection: CollectionOption = None, as_json: JsonOption = False) -> 
         if not found.problems:
             write(f"all well: {found.vectors:,} vectors, {found.files:,} files, the catalog")
     if found.problems:
+        note("mmsearch: the collection is damaged: 'mmsearch repair' mends what can be mended.")
         raise typer.Exit(exits.PROBLEMS_FOUND)

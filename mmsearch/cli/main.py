@@ -1,93 +1,114 @@
-"""The command `mmsearch`: its subcommands, and errors as one line and an exit status."""
+"""The command `mmsearch`: errors as one line and an exit status. What it imports late may be interrupted, too."""
 
 from __future__ import annotations
 
+import errno
 import gc
-import logging
 import os
+import signal
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Any
 
-import typer
+from mmsearch.cli import exits
 
-from mmsearch import __version__
-from mmsearch.cli import build, doctor, evaluate, exits, index, info, merge, models, query
-from mmsearch.cli.output import leave_closed_pipe
-from mmsearch.config import Settings
-from mmsearch.errors import MmsearchError
-
-app = typer.Typer(
-    name="mmsearch",
-    help="Search pictures and captions by meaning, on your own machine.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("index")(index.index)
-app.command("query")(query.query)
-app.command("eval")(evaluate.evaluate)
-app.command("build")(build.build)
-app.command("merge")(merge.merge)
-app.command("info")(info.info)
-app.command("verify")(info.verify)
-app.command("models")(models.models)
-app.command("doctor")(doctor.doctor)
-
-_LEVELS = ("debug", "info", "warning", "error")
+_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"mmsearch {__version__}")
-        raise typer.Exit
+class _CtrlC:
+    """Raises Interrupted, and remembers: C code that it hits, as an import may be, makes another error of it."""
 
+    def __init__(self) -> None:
+        self.pressed = False
 
-@app.callback()
-def _options(
-    log_level: Annotated[
-        str, typer.Option("--log-level", metavar="|".join(_LEVELS), help="What is logged on stderr.")
-    ] = "warning",
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
-    ] = False,
-) -> None:
-    if log_level not in _LEVELS:
-        raise typer.BadParameter(f"choose one of {', '.join(_LEVELS)}", param_hint="--log-level")
-    logging.basicConfig(level=log_level.upper(), stream=sys.stderr, format="mmsearch: %(levelname)s: %(message)s")
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self.pressed = True
+        raise exits.Interrupted
 
 
 def main() -> None:
     """Run the command line and exit."""
+    ctrl_c = _CtrlC()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us has it ignored
+        signal.signal(signal.SIGINT, ctrl_c)
     # Importing makes many objects and no garbage: without the collector a cold query is about 5 % faster. A query is
     # over before it could be missed, `index` switches it on again.
     gc.disable()
+    if not sys.warnoptions:  # of Pillow about damaged files, say: what is wrong with a picture is said in a sentence
+        warnings.simplefilter("ignore")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - it lives as long as the process
     try:
-        try:
-            app()
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
+        status = _run()
+    except (Exception, exits.Interrupted) as error:
+        if isinstance(error, exits.Interrupted) or ctrl_c.pressed:
+            _complain("interrupted: what was committed is kept, run the same command again to go on.")
+            raise SystemExit(exits.INTERRUPTED) from None
+        _tell(error)
+        raise
+    raise SystemExit(status)
+
+
+def _run() -> int:
+    """Run the command and return its exit status."""
+    from mmsearch.cli.app import app
+
+    try:
+        return int(app(prog_name="mmsearch", standalone_mode=False) or 0)
+    finally:
+        sys.stdout.flush()
+
+
+def _tell(error: Exception) -> None:
+    """Write the sentence of an error that may happen and exit with its status; return for one that may not."""
+    from mmsearch.cli.app import USAGE_ERROR
+    from mmsearch.cli.output import leave_closed_pipe
+    from mmsearch.errors import MmsearchError
+
+    if isinstance(error, BrokenPipeError):
         leave_closed_pipe()
-    except (MmsearchError, OSError) as error:
-        if _debugging():
-            raise
-        sys.stderr.write(f"mmsearch: {_sentence(error)}\n")
+    if isinstance(error, USAGE_ERROR):
+        _complain_of_usage(error)
+        raise SystemExit(exits.USAGE) from None
+    if isinstance(error, MmsearchError | OSError) and not _debugging():
+        is_ours = isinstance(error, MmsearchError)
+        _complain(" ".join(str(error).split()) if is_ours else _of_the_system(error))  # type: ignore[arg-type]
         raise SystemExit(exits.status_of(error)) from None
 
 
-def _sentence(error: MmsearchError | OSError) -> str:
-    if isinstance(error, OSError) and not isinstance(error, MmsearchError):
-        place = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror or error}{place}: what was committed before is safe."
-    return " ".join(str(error).split())
+def _complain(sentence: str) -> None:
+    from mmsearch.cli.output import note
+
+    note(f"mmsearch: {sentence}")
+
+
+def _complain_of_usage(error: Any) -> None:
+    """Write what is wrong with the arguments; `mmsearch` alone shows its help, which is such an error too."""
+    message = error.format_message()
+    if "\n" in message:
+        error.show()
+        return
+    command = error.ctx.command_path if error.ctx else "mmsearch"
+    _complain(f"{message.rstrip('.')} (see '{command} --help').")
+
+
+def _of_the_system(error: OSError) -> str:
+    place = f" ({error.filename})" if error.filename else ""
+    advice = "look at its disk"
+    if exits.is_disk_full(error):
+        advice = "free some space on its disk, then run the same command again"
+    elif error.errno in _NOT_ALLOWED:
+        advice = "look at its permissions, or name another place"
+    return f"{error.strerror or error}{place}: {advice}; what was committed before is safe."
 
 
 def _debugging() -> bool:
+    from mmsearch.config import Settings
+    from mmsearch.errors import MmsearchError
+
     try:
         return Settings.from_environment().debug
     except MmsearchError:

@@ -80,7 +80,7 @@ def hit_table(hits: Sequence[Hit], *, target: str) -> list[str]:
     for hit in hits:
         row = [str(hit.rank), f"{hit.score:.5f}" if target == "any" else f"{hit.score:.3f}"]
         row += [f"{hit.similarity:.3f}", str(hit.item.modality)] if target == "any" else []
-        rows.append([*row, _tame(short_path(hit.item.uri)), _tame(_caption(hit))])
+        rows.append([*row, tame(short_path(hit.item.uri)), tame(_caption(hit))])
     middle = ["cosine", "kind"] if target == "any" else []
     return table(["rank", "score", *middle, "path", "caption"], rows, right=(0, 1, 2) if middle else (0, 1))
 
@@ -127,7 +127,7 @@ def _caption(hit: Hit) -> str:
     return hit.item.captions[0] if hit.item.captions else ""
 
 
-def _tame(text: str) -> str:
+def tame(text: str) -> str:
     """Return a text without what could move the cursor of a terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 

@@ -39,7 +39,7 @@ def write_file(
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    _fsync_folder(target.parent)
+    fsync_folder(target.parent)
     return WrittenFile(hashing.hexdigest(), hashing.size)
 
 
@@ -49,7 +49,7 @@ def make_folder(path: Path) -> None:
         return
     make_folder(path.parent)
     path.mkdir(mode=0o700, exist_ok=True)
-    _fsync_folder(path.parent)
+    fsync_folder(path.parent)
 
 
 def file_sha256(path: Path) -> str:
@@ -58,7 +58,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fsync_folder(path: Path) -> None:
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
     if os.name == "nt":
         return  # a folder cannot be opened there; NTFS orders its own metadata
     descriptor = os.open(path, os.O_RDONLY)

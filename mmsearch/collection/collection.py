@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from mmsearch.catalog.catalog import Catalog
 from mmsearch.catalog.rows import Root
 from mmsearch.collection.atomic import make_folder
+from mmsearch.collection.filesystem import existing, refuse_network
 from mmsearch.collection.layout import Layout
 from mmsearch.collection.manifest import read_manifest, write_manifest
 from mmsearch.collection.snapshot import Snapshot
@@ -20,6 +22,7 @@ from mmsearch.errors import (
     CollectionCorrupt,
     CollectionError,
     CollectionLocked,
+    CollectionReadOnly,
 )
 from mmsearch.types import EncoderSpec, Modality
 from mmsearch.vectors.index import VectorIndex
@@ -101,8 +104,16 @@ class Collection:
         """Make an empty collection bound to an encoder; raise CollectionError where other files lie in the way."""
         layout = Layout(path)
         if strangers := layout.strangers():
+            if layout.catalog.is_file():
+                raise CollectionCorrupt(f"{layout.manifest} is missing: 'mmsearch repair' makes it again.")
             raise CollectionError(
                 f"{path} holds other files ({', '.join(strangers[:3])}): name a new or empty folder for the collection."
+            )
+        refuse_network(path)
+        if not os.access(existing(path), os.W_OK | os.X_OK):
+            raise CollectionReadOnly(
+                f"No collection can be made at {path}, for {existing(path)} is read-only: name another place with"
+                " --collection PATH or MMSEARCH_HOME."
             )
         make_folder(path)
         with _locked(layout):
@@ -149,9 +160,10 @@ class Collection:
             return self._snapshot
 
     def index(self, modality: Modality) -> tuple[int, VectorIndex]:
-        """Return (commit, search over a modality) of the newest state; raise CollectionCorrupt for a missing file.
+        """Return (commit, search over a modality) of the newest state; raise CollectionCorrupt for a missing segment.
 
-        A file may be collected between reading the catalog and opening it: then there is a newer state to read.
+        A file may be collected between reading the catalog and opening it: then there is a newer state to read. Without
+        its ANN file a modality is searched exactly.
         """
         token = None
         for _ in range(_SNAPSHOT_TRIES):
@@ -160,9 +172,8 @@ class Collection:
                 return snapshot.commit, snapshot.index(modality)
             except FileNotFoundError as error:
                 if snapshot.state.token == token:
-                    raise CollectionCorrupt(
-                        f"The file {error.filename or error} of the collection is missing: restore it from a backup."
-                    ) from error
+                    with _named_as_missing(error):
+                        return snapshot.commit, snapshot.index(modality, without_ann=True)
                 token = snapshot.state.token
         raise CollectionLocked(f"The collection {self.layout.root} changes too fast to be read: try again.")
 
@@ -170,10 +181,14 @@ class Collection:
     def writer(self) -> Iterator[Writer]:
         """Yield the one writer; what it has not committed at the end is committed, or dropped by an exception.
 
-        Raise CollectionLocked when another process is writing, CollectionError for a read-only folder.
+        Raise CollectionLocked when another process is writing, CollectionReadOnly, or NetworkFileSystem.
         """
+        refuse_network(self.layout.root)
         if not self.catalog.writable:
-            raise CollectionError(f"The collection {self.layout.root} is read-only: it can be searched, not changed.")
+            raise CollectionReadOnly(
+                f"The collection {self.layout.root} is read-only, so it can be searched, not changed: give yourself"
+                " permission to write there, or copy it."
+            )
         with _locked(self.layout):
             try:
                 with Writer(self.layout, self.catalog, self.spec) as writer:
@@ -242,4 +257,15 @@ def _locked(layout: Layout) -> Iterator[None]:
     except filelock.Timeout as error:
         raise CollectionLocked(
             f"Another process is writing to {layout.root}: wait until it is done, then run this again."
+        ) from error
+
+
+@contextmanager
+def _named_as_missing(error: FileNotFoundError) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise CollectionCorrupt(
+            f"The file {error.filename or error} of the collection is missing: run 'mmsearch repair', or restore it"
+            " from a backup."
         ) from error

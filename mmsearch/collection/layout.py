@@ -56,6 +56,18 @@ class Layout:
         """Return the path of a file that the catalog names."""
         return self.root / file
 
+    def is_data_file(self, file: str) -> bool:
+        """Return True for a name that a segment or ANN file can have; nothing else may be read on its word."""
+        return _DATA_FILE.fullmatch(file) is not None
+
+    def new_beside(self) -> Path:
+        """Return a hidden folder beside this collection that nobody has had, to make it in."""
+        return self.root.with_name(f".{self.root.name}-{uuid.uuid4().hex}.part")
+
+    def file_of(self, path: Path) -> str:
+        """Return the name, as in the catalog, of a path in the collection."""
+        return path.relative_to(self.root).as_posix()
+
     def new_staged(self) -> Path:
         """Return a path in the staging folder that no file has had."""
         return self.tmp / f"{uuid.uuid4().hex}.part"

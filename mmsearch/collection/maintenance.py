@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmsearch.catalog.checks import catalog_problems
 from mmsearch.catalog.rows import AnnRow, ModalityState
 from mmsearch.collection.atomic import file_sha256, write_file
 from mmsearch.collection.collection import Collection
@@ -17,12 +18,12 @@ from mmsearch.collection.everyday import EVERYDAY_QUERIES
 from mmsearch.collection.snapshot import Snapshot
 from mmsearch.collection.writer import UNIT_TOLERANCE, Writer
 from mmsearch.errors import CollectionCorrupt, QueryError
-from mmsearch.types import Encoder, Float16, IndexSpec, Int64, Modality
+from mmsearch.types import Encoder, IndexSpec, Int64, Modality
 from mmsearch.vectors.ann import AnnIndex
 from mmsearch.vectors.backend import HOW_TO_GET_FAISS, count_gpus, find_faiss
 from mmsearch.vectors.index import VectorIndex
 from mmsearch.vectors.spec import IndexKind, choose_spec, finer
-from mmsearch.vectors.store import widen
+from mmsearch.vectors.store import Block, widen
 from mmsearch.vectors.tuning import QuerySet, Tuned, tune
 
 _log = logging.getLogger(__name__)
@@ -87,13 +88,14 @@ def _is_stale(state: ModalityState) -> bool:
     if state.ann is None:
         return True
     outside = state.next_id - state.ann.covered
-    dead = int((state.dead < state.ann.covered).sum()) - (state.ann.covered - state.ann.vectors)
+    compacted = state.next_id - state.stored  # dead ones whose rows have gone
+    dead = int((state.dead < state.ann.covered).sum()) + compacted - (state.ann.covered - state.ann.vectors)
     return outside > STALE_SHARE * state.ann.vectors or dead > STALE_SHARE * state.ann.vectors
 
 
 def _is_whole(collection: Collection, state: ModalityState) -> bool:
     """Return True when the index file has the bytes that the catalog names."""
-    return state.ann is None or not _file_problem(collection, state.ann.file, state.ann.sha256, state.ann.bytes)
+    return state.ann is None or not file_problem(collection, state.ann.file, state.ann.sha256, state.ann.bytes)
 
 
 def _build(collection: Collection, modality: Modality, encoder: Callable[[], Encoder] | None) -> AnnRow:
@@ -172,27 +174,28 @@ class Verification:
 def verify(collection: Collection) -> Verification:
     """Check every hash, row and reference of a collection, and SQLite's own integrity."""
     problems = list(collection.catalog.integrity_problems())
-    problems += collection.catalog.vector_problems()
     files = vectors = 0
     try:
+        problems += catalog_problems(collection.catalog, collection.spec.dim)
         state = collection.catalog.state(collection.spec.dim)
     except CollectionCorrupt as error:
         return Verification(0, 0, (*problems, str(error)))
     for modality, part in state.modalities.items():
         named = [(s.file, s.sha256, s.bytes) for s in part.segments]
         named += [(part.ann.file, part.ann.sha256, part.ann.bytes)] if part.ann else []
-        damaged = {file: _file_problem(collection, file, sha256, size) for file, sha256, size in named}
+        damaged = {file: file_problem(collection, file, sha256, size) for file, sha256, size in named}
         problems += [problem for problem in damaged.values() if problem]
         files += len(named)
         if not any(damaged[s.file] for s in part.segments):
             store = collection.snapshot().store(modality)
             vectors += len(store)
             for block in store.blocks:
-                problems += _row_problems(modality, block.first_id, block.rows)
+                problems += row_problems(modality, block)
     return Verification(files, vectors, tuple(problems))
 
 
-def _file_problem(collection: Collection, file: str, sha256: str, size: int) -> str | None:
+def file_problem(collection: Collection, file: str, sha256: str, size: int) -> str | None:
+    """Return what is wrong with a file that should have this hash and size in bytes, None when nothing is."""
     path = collection.layout.path(file)
     try:
         if path.stat().st_size != size:
@@ -202,12 +205,13 @@ def _file_problem(collection: Collection, file: str, sha256: str, size: int) -> 
         return f"{file} cannot be read: {error.strerror}"
 
 
-def _row_problems(modality: Modality, first_id: int, rows: Float16) -> Iterator[str]:
-    for start in range(0, len(rows), _VERIFY_ROWS):
-        part = widen(rows[start : start + _VERIFY_ROWS])
+def row_problems(modality: Modality, block: Block) -> Iterator[str]:
+    """Yield what is wrong with the rows of a block, a sentence each for a few."""
+    for start in range(0, len(block.rows), _VERIFY_ROWS):
+        part = widen(block.rows[start : start + _VERIFY_ROWS])
         lengths = np.sqrt((part * part).sum(axis=1))
         bad = np.flatnonzero(~(np.abs(lengths - 1.0) <= UNIT_TOLERANCE))
-        for row in bad[:5]:
-            yield f"{modality} vector {first_id + start + row} has length {lengths[row]:.4f} instead of 1"
+        for row, vector in zip(bad[:5], block.ids_of(start + bad[:5]), strict=True):
+            yield f"{modality} vector {vector} has length {lengths[row]:.4f} instead of 1"
         if len(bad) > 5:
             yield f"{len(bad) - 5} more {modality} vectors after that one are not of unit length"

@@ -30,6 +30,10 @@ def read_manifest(layout: Layout) -> tuple[str, EncoderSpec]:
             )
         return str(manifest["uuid"]), EncoderSpec(**manifest["encoder"])
     except (FileNotFoundError, NotADirectoryError):
+        if layout.catalog.is_file():
+            raise CollectionNotFound(
+                f"{path} is missing, though its catalog is there: 'mmsearch repair' makes it again."
+            ) from None
         command = ["mmsearch", "index", "FOLDER"]
         if layout.root != Settings.from_environment().collection_path():
             command += ["--collection", str(layout.root)]
@@ -37,7 +41,7 @@ def read_manifest(layout: Layout) -> tuple[str, EncoderSpec]:
             f"No collection yet at {layout.root}: make one with '{shlex.join(command)}'."
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CollectionCorrupt(f"{path} cannot be read ({error}): restore it from a backup.") from error
+        raise CollectionCorrupt(f"{path} cannot be read ({error}): 'mmsearch repair' makes it again.") from error
 
 
 def write_manifest(layout: Layout, identity: str, spec: EncoderSpec, *, replace: bool = False) -> None:

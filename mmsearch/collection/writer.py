@@ -14,10 +14,10 @@ import numpy as np
 
 from mmsearch.catalog.catalog import Catalog
 from mmsearch.catalog.changes import Transaction, held_fact
-from mmsearch.catalog.rows import AnnRow, Changes, KnownItem, NewItem, Root, SegmentRow
+from mmsearch.catalog.rows import AnnRow, Changes, KnownItem, NewItem, Relocated, Root, SegmentRow
 from mmsearch.collection.atomic import write_file
 from mmsearch.collection.layout import Layout
-from mmsearch.types import EncoderSpec, Float32, Modality
+from mmsearch.types import EncoderSpec, Float32, Int64, Modality
 from mmsearch.vectors.store import write_segment
 
 SEAL_ROWS = 4096
@@ -65,6 +65,20 @@ class Writer:
     def drop_root(self, root: Root) -> None:
         """Forget a root that has no items."""
         self._change.drop_root(root)
+
+    def rename_roots(self, renamed: Sequence[Root]) -> None:
+        """Give roots, by their ids, the paths and options that these have."""
+        self._change.rename_roots(renamed)
+
+    def hand_over(self, place: str, root: Root, into: Root) -> None:
+        """Hand what lies at or below a place from one root to another."""
+        self._change.hand_over(place, root.id, into.id)
+
+    def relocate(self, old: str, new: str) -> Relocated:
+        """Let all items and failures at or below `old` lie at or below `new`; raise CollectionError for taken names."""
+        moved = self._change.relocate(old, new)
+        self._moved += moved.items
+        return moved
 
     def has_content(self, modality: Modality, content_hash: bytes) -> bool:
         """Return True when a vector of that content is there, committed or not."""
@@ -125,6 +139,14 @@ class Writer:
         """Forget a file that could not be read."""
         self._change.clear_failure(key)
 
+    def forget_failures(self, place: str) -> None:
+        """Forget the files at or below a place that could not be read."""
+        self._change.forget_failures(place)
+
+    def forget_left_out(self, root: Root) -> None:
+        """Forget which files of a root were left out: from now on others may be."""
+        self._change.forget_left_out(root.id)
+
     def hold_back(self, root: Root, known_before: int | None) -> None:
         """Note how many items a root had when a deletion was held back; None: nothing is held back any more."""
         self._change.set_fact(held_fact(root.id), "" if known_before is None else str(known_before))
@@ -174,10 +196,20 @@ class Writer:
             transaction.seal(row)
         self._unsealed[modality] = 0
 
-    def replace_segments(self, old: Sequence[SegmentRow], new: SegmentRow) -> None:
-        """Name a segment file, durable already, in place of those whose rows it holds."""
+    def replace_segments(self, old: Sequence[SegmentRow], new: Sequence[SegmentRow], *, dead: Int64) -> None:
+        """Name segment files, durable already, in place of those whose rows they hold, but for those of `dead` (n,)."""
         with self._catalog.transaction() as transaction:
-            transaction.replace_segments(old, new)
+            transaction.replace_segments(old, new, dead=dead)
+
+    def lose_vectors(self, modality: Modality, first: int, end: int) -> list[str]:
+        """Delete the items of the vectors `first` … `end − 1`, whose rows are lost, and return their keys."""
+        found = self._change.items_of_vectors(modality, first, end)
+        self.delete(item_id for item_id, _ in found)
+        return [key for _, key in found]
+
+    def retire_unused(self, modality: Modality) -> int:
+        """Let go of vectors that serve no item, and return how many there were."""
+        return self._change.retire_unused(modality)
 
     def collect_garbage(self) -> None:
         """Remove data files that no commit names. A reader of an older state reads the newer one instead."""

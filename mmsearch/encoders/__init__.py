@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from mmsearch.config import Settings
 from mmsearch.errors import DeviceError, EncoderError, MmsearchError, UnknownEncoder
 from mmsearch.runtime.devices import AUTO, check_device
-from mmsearch.types import Encoder
+from mmsearch.types import Encoder, EncoderSpec
 
 DEFAULT_ENCODER = "compact:v1"
 ENTRY_POINT_GROUP = "mmsearch.encoders"
@@ -59,6 +59,23 @@ def load_encoder(uri: str = DEFAULT_ENCODER, *, device: str | None = None) -> En
             f"The package behind {uri!r} ({outside[scheme].value}) did not return an encoder: update or remove it."
         )
     return encoder
+
+
+def difference(bound: EncoderSpec, here: EncoderSpec) -> str:
+    """Return how an encoder differs from the one a collection is bound to, as the middle of a sentence."""
+    (model, template), (model_here, template_here) = _split_prompt(bound.uri), _split_prompt(here.uri)
+    if bound.uri == here.uri:
+        return f"is bound to {bound.uri}, whose weights here are others than those it was made with"
+    if model == model_here and template != template_here:
+        had = f"with the prompt template {template!r}" if template else "without a prompt template"
+        return f"is bound to {model} {had}, and here {f'it is {template_here!r}' if template_here else 'there is none'}"
+    return f"is bound to the encoder {bound.uri}, and {here.uri} has other weights"
+
+
+def _split_prompt(uri: str) -> tuple[str, str]:
+    """Return the model and the prompt template ("" for none) of a URI."""
+    model, _, template = uri.rpartition("#")
+    return (model, template) if model and "{}" in template else (uri, "")
 
 
 def list_encoders() -> tuple[str, ...]:

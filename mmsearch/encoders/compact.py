@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import numpy as np
 
 from mmsearch.config import Settings
 from mmsearch.encoders.languages import MULTILINGUAL_ADVICE, is_foreign
+from mmsearch.encoders.preprocess import SquareResize
 from mmsearch.errors import UnknownEncoder, WeightsUnavailable
 from mmsearch.runtime.onnx import OnnxSession, read_verified
 from mmsearch.types import EncoderSpec, Float32, Int64, Mask, UInt8
@@ -94,16 +95,12 @@ class CompactEncoder:
 
     def prepare_image(self, image: Image.Image) -> UInt8:
         """Return the picture (RGB) resized with Pillow's bicubic filter, (3, S, S) uint8. Thread-safe."""
-        from PIL.Image import Resampling
+        return self.preparation(image)
 
-        size = self._spec.image_size
-        box = None
-        if self._crop:
-            side = min(image.size)
-            left, top = (image.width - side) / 2, (image.height - side) / 2
-            box = (left, top, left + side, top + side)
-        small = image.resize((size, size), Resampling.BICUBIC, box=box, reducing_gap=3.0)
-        return np.ascontiguousarray(np.asarray(small, dtype=np.uint8).transpose(2, 0, 1))
+    @property
+    def preparation(self) -> Callable[[Image.Image], UInt8]:
+        """What `prepare_image` does, as a value."""
+        return SquareResize(self._spec.image_size, crop=self._crop).apply
 
     def encode_images(self, pixels: UInt8) -> Float32:
         """Return unit rows (n, dim) for prepared pictures (n, 3, S, S) uint8."""

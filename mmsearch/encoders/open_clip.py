@@ -117,6 +117,11 @@ class OpenClipEncoder:
         """Return the picture (RGB) as the model's own transform prepares it, (3, S, S) uint8. Thread-safe."""
         return self._preprocess.apply(image)
 
+    @property
+    def preparation(self) -> Callable[[Image.Image], UInt8]:
+        """What `prepare_image` does, as a value."""
+        return self._preprocess.apply
+
     def encode_images(self, pixels: UInt8) -> Float32:
         """Return unit rows (n, dim) for prepared pictures (n, 3, S, S) uint8."""
         self._check(pixels)

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ import numpy as np
 from mmsearch.collection.collection import Collection, CollectionInfo
 from mmsearch.config import Settings
 from mmsearch.corpora.places import open_place
-from mmsearch.encoders import load_encoder
+from mmsearch.encoders import difference, load_encoder
 from mmsearch.engine.fusion import reciprocal_rank_fusion
 from mmsearch.engine.query import ImageQuery, Query, TextQuery, VectorQuery, check_target
 from mmsearch.errors import EncoderMismatch, QueryError
@@ -38,6 +38,11 @@ from mmsearch.vectors.spec import IndexKind, parse_kind
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from mmsearch.catalog.rows import ListedItem
+    from mmsearch.collection.compaction import Compaction
+    from mmsearch.collection.relocation import RelocationReport
+    from mmsearch.collection.removal import RemovalReport
 
 _MASKS = 16
 """Filters whose masks are kept, a bit less than a megabyte each for a million vectors."""
@@ -199,6 +204,39 @@ class SearchEngine:
                 self.collection, writer, kind=kind, recall=recall, encoder=lambda: self.encoder, rebuild=True
             )
 
+    def compact(self) -> Compaction:
+        """Write the collection anew without what was deleted from it; see `mmsearch.collection.compaction`."""
+        from mmsearch.collection.compaction import compact
+        from mmsearch.collection.maintenance import maintain
+
+        with self.collection.writer() as writer:
+            done = compact(self.collection, writer)
+            maintain(self.collection, writer, encoder=lambda: self.encoder, rebuild=done.rows > 0)
+            return done
+
+    def items(
+        self, modality: Modality = Modality.IMAGE, *, under: str | None = None, with_places: bool = False
+    ) -> Iterator[ListedItem]:
+        """Yield the items of a modality by path, of those at or below `under`, never all of them in memory.
+
+        `with_places` tells where pictures were taken, too.
+        """
+        from mmsearch.catalog.listing import listed_items
+
+        return listed_items(self.collection.catalog, modality, under=under, with_places=with_places)
+
+    def remove(self, paths: Sequence[str], *, allow_mass_delete: bool = False) -> RemovalReport:
+        """Forget pictures, folders or whole sources, with their captions; see `mmsearch.collection.removal`."""
+        from mmsearch.collection.removal import remove
+
+        return remove(self.collection, paths, allow_mass_delete=allow_mass_delete)
+
+    def relocate(self, old: str, new: str, *, missing_ok: bool = False) -> RelocationReport:
+        """Rename what was moved on the disk, without embedding it again; see `mmsearch.collection.relocation`."""
+        from mmsearch.collection.relocation import relocate
+
+        return relocate(self.collection, old, new, missing_ok=missing_ok)
+
     def close(self) -> None:
         """Let go of the collection."""
         self.collection.close()
@@ -268,8 +306,8 @@ class SearchEngine:
         bound = self.collection.spec
         if encoder.spec.fingerprint != bound.fingerprint:
             raise EncoderMismatch(
-                f"The collection {self.collection.layout.root} was made with {bound.uri} of other weights than those of"
-                f" {encoder.spec.uri} here: index its pictures again into a new collection.",
+                f"The collection {self.collection.layout.root} {difference(bound, encoder.spec)}: search it with its"
+                " own encoder, or index its pictures into a new collection.",
                 bound=bound.uri,
                 wanted=encoder.spec.uri,
             )

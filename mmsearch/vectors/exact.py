@@ -45,8 +45,8 @@ class ExactIndex:
 
         `mask` (end_id,) is True at the ids that may come back. Rows short of `n` are padded with −1.
         """
-        blocks = [_from(block, start) for block in self._store.blocks if block.end_id > start]
-        here = [len(b.rows) if mask is None else np.count_nonzero(mask[b.first_id : b.end_id]) for b in blocks]
+        blocks = [block.part(start) for block in self._store.blocks if block.end_id > start]
+        here = [len(block.rows) if mask is None else np.count_nonzero(block.allowed(mask)) for block in blocks]
         allowed = int(sum(here))
         n = min(n, allowed)
         if n == 0:
@@ -65,11 +65,10 @@ class ExactIndex:
         faiss = find_faiss()
         assert faiss is not None
         use_threads(faiss, len(queries))
-        here = None if mask is None else mask[block.first_id : block.end_id]
-        parameters, owner = search_parameters(faiss, here)
+        parameters, owner = search_parameters(faiss, None if mask is None else block.allowed(mask))
         scores, rows = self._quantiser(faiss, block).search(queries, min(n, len(block.rows)), params=parameters)
         del owner
-        return np.where(rows < 0, -1, rows + block.first_id), np.where(rows < 0, -np.inf, scores)
+        return np.where(rows < 0, -1, block.ids_of(np.maximum(rows, 0))), np.where(rows < 0, -np.inf, scores)
 
     def _quantiser(self, faiss: Any, block: Block) -> Any:
         with self._lock:
@@ -99,19 +98,14 @@ def rescore(rows: Float16, query: Float32) -> Float32:
     return scores
 
 
-def _from(block: Block, start: int) -> Block:
-    skip = max(0, start - block.first_id)
-    return Block(block.first_id + skip, block.rows[skip:]) if skip else block
-
-
 def _scan(block: Block, queries: Float32, n: int, mask: Mask | None) -> list[tuple[Int64, Float32]]:
     parts = []
-    places = None if mask is None else np.flatnonzero(mask[block.first_id : block.end_id])
+    places = None if mask is None else np.flatnonzero(block.allowed(mask))
     for offset in range(0, len(block.rows) if places is None else len(places), _CHUNK):
         part = slice(offset, offset + _CHUNK)
         rows = block.rows[part] if places is None else block.rows[places[part]]
         ids = np.arange(offset, offset + len(rows), dtype=np.int64) if places is None else places[part]
-        ids = ids + block.first_id
+        ids = block.ids_of(ids)
         scores: Float32 = queries @ widen(rows).T
         if len(ids) > n:
             best = np.argpartition(-scores, n - 1, axis=1)[:, :n]

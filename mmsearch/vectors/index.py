@@ -10,10 +10,11 @@ from mmsearch.vectors.ann import AnnIndex
 from mmsearch.vectors.exact import ExactIndex, rescore
 from mmsearch.vectors.store import VectorStore
 
-SELECTIVE_SHARE = 0.02
-"""Below this share of allowed vectors the ANN index would mostly skip rows: they are scanned exactly instead."""
+SELECTIVE_SHARE, SELECTIVE_ROWS = 0.02, 8192
+"""A mask that lets no greater share through, and no more rows, is scanned exactly: that takes a few milliseconds."""
 
 MIN_CANDIDATES = 100
+_MOST_CANDIDATES = 2000
 _QUERIES_AT_ONCE = 256
 
 
@@ -41,10 +42,11 @@ class VectorIndex:
         self._nprobe = nprobe
         self._candidates = candidates
         self._live: Mask | None = None
-        if dead is not None and len(dead):
+        if (dead is not None and len(dead)) or len(store) < store.end_id:
             self._live = np.zeros(store.end_id, dtype=np.bool_)
             self._live[store.ids()] = True
-            self._live[dead] = False
+            if dead is not None:
+                self._live[dead[dead < store.end_id]] = False
 
     def __len__(self) -> int:
         return len(self._store) if self._live is None else int(np.count_nonzero(self._live))
@@ -91,11 +93,13 @@ class VectorIndex:
     ) -> None:
         k = min(ids.shape[1], available)
         starved = np.arange(len(queries))
-        if self._ann is not None and not params.exact and available > SELECTIVE_SHARE * self._covered:
-            wanted = max(k * max(1, params.refine_factor), params.candidates or self._candidates)
-            # Under a mask the nearest allowed rows lie farther away, and so do their lists.
-            share = available / len(self._store)
-            nprobe = params.nprobe or round(self._nprobe / share**0.5)
+        is_selective = available <= min(SELECTIVE_SHARE * self._covered, SELECTIVE_ROWS)
+        if self._ann is not None and not params.exact and not is_selective:
+            # Under a mask the nearest allowed rows lie farther away, in more lists, and closer to one another.
+            wider = (len(self._store) / available) ** 0.5
+            nprobe = params.nprobe or round(self._nprobe * wider)
+            candidates = params.candidates or min(round(self._candidates * wider), _MOST_CANDIDATES)
+            wanted = max(k * max(1, params.refine_factor), candidates)
             found = self._ann.search(queries, wanted, nprobe=nprobe, mask=mask)
             tail = self._exact.candidates(queries, k, mask, start=self._covered)
             self._refine(queries, np.concatenate([found, tail], axis=1), ids, scores)
@@ -123,13 +127,7 @@ class VectorIndex:
         mask = np.zeros(self._store.end_id, dtype=np.bool_)
         shared = min(len(mask), len(allowed))
         mask[:shared] = allowed[:shared]
-        if self._live is not None:
-            return mask & self._live
-        if len(self._store) < len(mask):
-            present = np.zeros_like(mask)
-            present[self._store.ids()] = True
-            mask &= present
-        return mask
+        return mask if self._live is None else mask & self._live
 
 
 def _real(ids: Int64) -> Int64:

@@ -12,11 +12,12 @@ import mmsearch
 from indexer import index
 from mmsearch.catalog.rows import NewItem
 from mmsearch.collection.collection import Collection
+from mmsearch.encoders import difference
 from mmsearch.engine.engine import SearchEngine
 from mmsearch.engine.fusion import RRF_K, reciprocal_rank_fusion
 from mmsearch.engine.query import ImageQuery, TextQuery, parse_query
 from mmsearch.errors import CollectionCorrupt, CollectionError, CollectionNotFound, EncoderMismatch, QueryError
-from mmsearch.types import Hit, Item, Modality
+from mmsearch.types import EncoderSpec, Hit, Item, Modality
 from tests.support import COLOURS, ToyEncoder, make_folder, picture, plain
 
 
@@ -131,6 +132,32 @@ def test_other_weights_are_refused(tmp_path: Path, folder: Path, toy: ToyEncoder
     index([folder], collection=tmp_path / "c", encoder=toy)
     with pytest.raises(EncoderMismatch, match="other weights"):
         SearchEngine(Collection.open(tmp_path / "c"), ToyEncoder("toy:2"))
+
+
+@pytest.mark.parametrize(
+    ("bound", "here", "told"),
+    [
+        ("m/x", "m/x", "is bound to m/x, whose weights here are others than those it was made with"),
+        ("m/x", "m/y", "is bound to the encoder m/x, and m/y has other weights"),
+        ("m/x#a {}", "m/x", "is bound to m/x with the prompt template 'a {}', and here there is none"),
+        ("m/x", "m/x#a {}", "is bound to m/x without a prompt template, and here it is 'a {}'"),
+        ("m/x#a {}", "m/x#the {}", "is bound to m/x with the prompt template 'a {}', and here it is 'the {}'"),
+        ("m/x#a {}", "m/y#the {}", "is bound to the encoder m/x#a {}, and m/y#the {} has other weights"),
+        ("a#b", "a", "is bound to the encoder a#b, and a has other weights"),
+    ],
+)
+def test_a_mismatch_names_what_differs(bound: str, here: str, told: str) -> None:
+    assert difference(EncoderSpec(bound, 8, 8, "one"), EncoderSpec(here, 8, 8, "two")) == told
+
+
+def test_a_closed_engine_says_so(tmp_path: Path, folder: Path, toy: ToyEncoder) -> None:
+    index([folder], collection=tmp_path / "c", encoder=toy)
+    engine = SearchEngine(Collection.open(tmp_path / "c"), toy)
+    assert engine.search("red").hits
+    engine.close()
+    for ask in (lambda: engine.search("red"), engine.info, lambda: list(engine.items()), engine.compact):
+        with pytest.raises(CollectionError, match=r"c was closed: open it again"):
+            ask()
 
 
 def test_reciprocal_rank_fusion_is_the_published_formula() -> None:

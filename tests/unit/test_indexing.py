@@ -207,7 +207,7 @@ def test_large_collections_get_their_index_by_themselves(
     with SearchEngine(Collection.open(place), toy) as engine:
         assert engine.search(image=picture(155), k=1)[0].item.uri.endswith("p0155.png")
         part = engine.info().modalities[Modality.IMAGE]
-    assert (part.covered, part.index[:3]) == (200, "IVF")
+    assert (part.covered, part.index[:4]) == (200, "PCAR")
     assert part.recall_at_10 is not None
     assert part.recall_at_10 >= 0.95
     assert len(list(place.rglob("index.faiss"))) == 1

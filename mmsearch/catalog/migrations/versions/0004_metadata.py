@@ -21,4 +21,7 @@ def upgrade() -> None:
     op.add_column("items", sa.Column("description", sa.Text))
     op.add_column("items", sa.Column("keywords", sa.Text))
     op.add_column("segments", sa.Column("end_id", sa.Integer))
+    op.create_index("ix_items_uri", "items", ["uri", "modality", "vector_id"])
+    filtered = ["modality", "format", "width", "height", "size", "mtime_ns", "taken_ns", "vector_id"]
+    op.create_index("ix_items_filter", "items", filtered)
     op.execute("UPDATE items SET taken_ns = mtime_ns WHERE modality = 'image'")

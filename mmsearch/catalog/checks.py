@@ -1,0 +1,58 @@
+"""What `verify` asks of a catalog beyond SQLite's own checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, func, select
+
+from mmsearch.catalog import schema
+from mmsearch.catalog.catalog import Catalog
+from mmsearch.corpora.records import text_hash
+from mmsearch.types import Modality
+
+_SHOWN = 5
+
+
+def catalog_problems(catalog: Catalog, dim: int) -> list[str]:
+    """Return what is wrong between items, vectors, texts and the places where rows lie, a sentence each."""
+    state = catalog.state(dim)
+    problems: list[str] = []
+    with catalog.database.read() as connection:
+        for modality, part in state.modalities.items():
+            expected = 0
+            for segment in part.segments:
+                if segment.first_id < expected:
+                    problems.append(f"{modality} segment {segment.file} begins at {segment.first_id}, not {expected}")
+                expected = segment.end
+            known = expected + part.n_unsealed
+            if known > part.next_id:
+                problems.append(f"{modality} rows for {known} ids are stored, {part.next_id} were given out")
+            vectors = schema.vectors
+            named = select(func.count()).select_from(vectors).where(vectors.c.modality == modality)
+            live = connection.execute(named).scalar_one()
+            if live != part.live:
+                problems.append(f"{modality} vectors: {live} are named, {part.live} are alive")
+        unused = connection.exec_driver_sql(
+            "SELECT count(*) FROM vectors AS v WHERE NOT EXISTS"
+            " (SELECT 1 FROM items AS i WHERE i.modality = v.modality AND i.vector_id = v.id)"
+        ).scalar_one()
+        if unused:
+            problems.append(f"{unused} vectors serve no item")
+        problems += _text_problems(connection)
+    return problems
+
+
+def _text_problems(connection: Connection) -> Iterator[str]:
+    """Yield which captions are not the texts that were embedded: a damage that SQLite does not see."""
+    items, vectors = schema.items.c, schema.vectors.c
+    query = (
+        select(items.id, items.text, vectors.content_hash)
+        .join_from(schema.items, schema.vectors, (vectors.modality == items.modality) & (vectors.id == items.vector_id))
+        .where(items.modality == Modality.TEXT)
+    )
+    wrong = [row.id for row in connection.execute(query) if text_hash(row.text or "") != row.content_hash]
+    for item_id in wrong[:_SHOWN]:
+        yield f"the text of item {item_id} is not the one that was embedded"
+    if len(wrong) > _SHOWN:
+        yield f"{len(wrong) - _SHOWN} more texts after that one are not those that were embedded"

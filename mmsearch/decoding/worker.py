@@ -1,0 +1,99 @@
+"""The process that decodes pictures for `Decoder`: what a hostile file does to it, it does to nobody else.
+
+It is told by pickle, once, how pictures are prepared, then takes one place of a picture after the other. It answers
+with JSON and the bytes of the pixels, so that whoever asked need not trust it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmsearch.corpora.places import open_place, split_place
+from mmsearch.errors import ImageError, ImageTooLarge
+from mmsearch.images import decode, lift_pillow_limit
+from mmsearch.types import UInt8
+
+CPU_SECONDS = 10.0
+"""Computing longer than this on one picture is a hang, but for …"""
+
+BYTES_A_SECOND = 5_000_000
+"""… files so large that it is not: a second more for so many bytes."""
+
+WALL_SECONDS = 60.0
+"""Waiting longer than this is a disk that does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """How pictures are decoded and prepared; without `prepare` the RGB pixels (height, width, 3) are the answer."""
+
+    prepare: Callable[[Image.Image], UInt8] | None
+    max_pixels: int
+    min_side: int | None
+    cpu_seconds: float = CPU_SECONDS
+
+
+def main(descriptor: int) -> None:
+    """Answer until the other end is closed."""
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asks
+    lift_pillow_limit()
+    with Connection(descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
+        try:
+            task: Task = pickle.loads(connection.recv_bytes())  # noqa: S301 - from our own parent
+        except (ImportError, AttributeError) as error:  # a class of the program that called us, out of reach here
+            connection.send_bytes(json.dumps({"unknown": str(error)}).encode())
+            task = pickle.loads(connection.recv_bytes())  # noqa: S301
+        connection.send_bytes(b"{}")
+        while True:
+            answer, pixels = _answer(task, connection.recv_bytes().decode("utf-8", "surrogatepass"))
+            connection.send_bytes(json.dumps(answer).encode())
+            if pixels is not None:
+                connection.send_bytes(pixels.tobytes())
+
+
+def _answer(task: Task, place: str) -> tuple[dict[str, Any], UInt8 | None]:
+    try:
+        with _limited(place, task.cpu_seconds), open_place(place) as file:
+            started = time.perf_counter()
+            image, info = decode(file, place, max_pixels=task.max_pixels, min_side=task.min_side)
+            decoded = time.perf_counter()
+            pixels = np.asarray(image) if task.prepare is None else task.prepare(image)
+            seconds = (decoded - started, time.perf_counter() - decoded)
+    except ImageTooLarge as error:
+        return {"too_large": str(error)}, None
+    except ImageError as error:
+        return {"unreadable": str(error)}, None
+    except MemoryError:
+        return {"memory": True}, None
+    except OSError as error:
+        return {"errno": error.errno or 5, "reason": error.strerror or str(error)}, None
+    return {"info": asdict(info), "shape": pixels.shape, "seconds": seconds}, np.ascontiguousarray(
+        pixels, dtype=np.uint8
+    )
+
+
+@contextlib.contextmanager
+def _limited(place: str, cpu_seconds: float) -> Iterator[None]:
+    """Have the kernel end this process when it computes or waits too long: a loop in C hears no Python."""
+    size = Path(split_place(place)[0]).stat().st_size
+    limits = ((signal.ITIMER_PROF, cpu_seconds + size / BYTES_A_SECOND), (signal.ITIMER_REAL, WALL_SECONDS))
+    for timer, seconds in limits:
+        signal.setitimer(timer, seconds)
+    try:
+        yield
+    finally:
+        for timer, _ in limits:
+            signal.setitimer(timer, 0.0)
