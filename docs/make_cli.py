@@ -23,11 +23,8 @@ def page() -> str:
     parts.append(_section("mmsearch", group))
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         parts.append(_section(f"mmsearch {name}", command))
-    parts.append(
-        "## Exit statuses\n\nWhat leads to each of them stands in [errors.md](errors.md).\n\n| status | meaning |\n| --- | --- |\n"
-        + "\n".join(_statuses())
-        + "\n"
-    )
+    parts.append("## Exit statuses\n\nWhat leads to each of them stands in [errors.md](errors.md).\n")
+    parts.append("| status | meaning |\n| --- | --- |\n" + "\n".join(_statuses()) + "\n")
     return "\n".join(parts)
 
 

@@ -20,7 +20,8 @@ from mmsearch.collection.writer import UNIT_TOLERANCE, Writer
 from mmsearch.errors import CollectionCorrupt, QueryError
 from mmsearch.types import Encoder, IndexSpec, Int64, Modality
 from mmsearch.vectors.ann import AnnIndex
-from mmsearch.vectors.backend import HOW_TO_GET_FAISS, count_gpus, find_faiss
+from mmsearch.vectors.backend import HOW_TO_GET_FAISS, find_faiss
+from mmsearch.vectors.gpu import count_gpus
 from mmsearch.vectors.index import VectorIndex
 from mmsearch.vectors.spec import IndexKind, choose_spec, finer
 from mmsearch.vectors.store import Block, widen

@@ -56,6 +56,7 @@ def main(descriptor: int) -> None:
         except (ImportError, AttributeError) as error:  # a class of the program that called us, out of reach here
             connection.send_bytes(json.dumps({"unknown": str(error)}).encode())
             task = pickle.loads(connection.recv_bytes())  # noqa: S301
+        _limit_memory(task.max_pixels)
         connection.send_bytes(b"{}")
         while True:
             answer, pixels = _answer(task, connection.recv_bytes().decode("utf-8", "surrogatepass"))
@@ -83,6 +84,15 @@ def _answer(task: Task, place: str) -> tuple[dict[str, Any], UInt8 | None]:
     return {"info": asdict(info), "shape": pixels.shape, "seconds": seconds}, np.ascontiguousarray(
         pixels, dtype=np.uint8
     )
+
+
+def _limit_memory(max_pixels: int) -> None:
+    """Let what a hostile file asks for fail here, before the kernel ends whoever else is large."""
+    import resource  # not on every system, as little as this process
+
+    most = 4 * 2**30 + 40 * max_pixels  # a picture, its copy in RGBA, and room for the decoder
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 @contextlib.contextmanager

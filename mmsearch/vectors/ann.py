@@ -9,7 +9,8 @@ import numpy as np
 
 from mmsearch.errors import CollectionCorrupt, QueryError
 from mmsearch.types import Float32, IndexSpec, Int64, Mask
-from mmsearch.vectors.backend import require_faiss, search_parameters, train_coarse_on_gpu, use_threads
+from mmsearch.vectors import gpu
+from mmsearch.vectors.backend import require_faiss, search_parameters, use_threads
 from mmsearch.vectors.store import VectorStore, widen
 
 MAPPED_BYTES = 64 << 20
@@ -27,6 +28,8 @@ class AnnIndex:
         self._index = index
         self._ivf = faiss.extract_index_ivf(index)
         self._is_wrapped = isinstance(index, faiss.IndexPreTransform)
+        self._clone: gpu.GpuClone | None = None
+        self._may_clone = bool(gpu.count_gpus()) and gpu.fits(faiss, index)
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -58,21 +61,31 @@ class AnnIndex:
                 f"FAISS cannot make {spec.factory} for vectors of {store.dim} numbers ({reason[:200]}): choose another"
                 " index."
             ) from error
+        clone = gpu.GpuClone(index) if gpu.count_gpus() and gpu.fits(faiss, index) else None
         for start in range(0, len(ids), _ADD_ROWS):
             part = ids[start : start + _ADD_ROWS]
-            index.add_with_ids(widen(store.take(part)), part)
-        return cls(index)
+            (clone.add if clone is not None else index.add_with_ids)(widen(store.take(part)), part)
+        return cls(index if clone is None else clone.to_cpu())
 
     def search(self, queries: Float32, n: int, *, nprobe: int, mask: Mask | None = None) -> Int64:
         """Return ids (nq, n), best first by their codes, padded with −1; only ids where `mask` is True."""
         faiss = require_faiss()
+        nprobe = min(nprobe, self.nlist)
+        if self._may_clone and len(queries) >= gpu.LEAST_QUERIES:
+            share = 1.0 if mask is None else np.count_nonzero(mask) / max(1, len(self))
+            clone = self._on_gpu()
+            if clone.takes(len(queries), n, nprobe, share):
+                return clone.search(queries, n, nprobe=nprobe, mask=mask, share=share)
         use_threads(faiss, len(queries))
-        parameters, owner = search_parameters(
-            faiss, mask, nprobe=min(nprobe, self.nlist), behind_transform=self._is_wrapped
-        )
+        parameters, owner = search_parameters(faiss, mask, nprobe=nprobe, behind_transform=self._is_wrapped)
         ids: Int64 = self._index.search(queries, n, params=parameters)[1]
         del owner
         return ids
+
+    def _on_gpu(self) -> gpu.GpuClone:
+        if self._clone is None:
+            self._clone = gpu.GpuClone(self._index)
+        return self._clone
 
     def save(self, file: BinaryIO) -> None:
         """Write the index in FAISS's own format."""
@@ -120,4 +133,4 @@ def _prepare(faiss: Any, index: Any, seed: int) -> None:
     # With few points per centroid FAISS warns on C's stdout, which is for results; `choose_spec` knows the limits.
     for clustering in (ivf.cp, *([ivf.pq.cp] if hasattr(ivf, "pq") else [])):
         clustering.min_points_per_centroid = 1
-    train_coarse_on_gpu(faiss, ivf)
+    gpu.train_coarse(faiss, ivf)

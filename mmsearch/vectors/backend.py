@@ -40,22 +40,6 @@ def use_threads(faiss: ModuleType, n_queries: int) -> None:
     set_faiss_threads(faiss, n_queries, threads=Settings.from_environment().threads)
 
 
-def count_gpus() -> int:
-    """Return how many GPUs FAISS sees; 0 without FAISS or with faiss-cpu."""
-    faiss = find_faiss()
-    return int(faiss.get_num_gpus()) if faiss is not None and hasattr(faiss, "StandardGpuResources") else 0
-
-
-def train_coarse_on_gpu(faiss: ModuleType, ivf: Any) -> None:
-    """Have the centroids of an IVF index found on all GPUs, where FAISS sees any: most of the time of a build.
-
-    `clustering_index` only compares points with centroids while training; the index itself stays on the CPU
-    (https://github.com/facebookresearch/faiss/wiki/Faiss-on-the-GPU).
-    """
-    if count_gpus():
-        ivf.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(ivf.d))
-
-
 def search_parameters(
     faiss: ModuleType, mask: Mask | None, nprobe: int | None = None, *, behind_transform: bool = False
 ) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ import re
 
 from mmsearch.errors import QueryError
 from mmsearch.types import IndexSpec
+from mmsearch.vectors.gpu import CODES
 
 IndexKind = str
 """One of `INDEX_KINDS`, or a FAISS factory string of an IVF index."""
@@ -18,9 +19,6 @@ EXACT_ELEMENTS = 60_000_000
 
 MIN_TRAIN = 64
 """With fewer vectors the 16 centroids of a 4-bit code have nothing to be trained on."""
-
-GPU_CODES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
-"""Code lengths in bytes that FAISS's GPU IVF-PQ takes (with float16 tables from 56 on)."""
 
 REDUCED_FROM = 64
 """From this width on rows are coded by half as many principal components.
@@ -68,7 +66,7 @@ def choose_spec(n: int, dim: int, kind: IndexKind = "auto", *, on_gpu: bool = Fa
     if kind == "ivfsq8":
         codes, words = "SQ8", "8 bits a number"
     elif on_gpu and n >= _MIN_8_BIT:
-        length = max(m for m in GPU_CODES if dim % m == 0 and m <= max(1, dim // 8))
+        length = max(m for m in CODES if dim % m == 0 and m <= max(1, dim // 8))
         codes, words = f"PQ{length}np", f"{length} 8-bit codes each, as a GPU takes them"
     elif dim >= REDUCED_FROM and n >= dim:
         length = dim // 8

@@ -86,4 +86,4 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         part = opened.info().modalities[Modality.IMAGE]
         assert (part.items, part.vectors) == (len(names), len(names))
         assert part.segments > 2
-        assert part.index.startswith("IVF")
+        assert "IVF" in part.index
