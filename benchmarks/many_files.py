@@ -122,7 +122,7 @@ def commits(place: Path) -> None:
             opening.append(time.perf_counter() - before)
     total = time.perf_counter() - started
     print(
-        f"{COMMITS:,} commits of one picture, each by its own writer: {1000 * total / COMMITS:.1f} ms each; opening and a"
+        f"{COMMITS:,} commits of one picture, by its own writer: {1000 * total / COMMITS:.1f} ms each; opening and a"
         f" query {1000 * opening[0]:.0f} ms after the first hundred, {1000 * max(opening):.0f} ms at most; bar 100"
         f" {verdict(max(opening) < 0.1)}"
     )
