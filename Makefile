@@ -5,11 +5,12 @@ DEMO := .venv-demo
 DEMO_HOME := .demo
 BENCHMARKS := retrieval evaluation cold_start indexing exact_scan install_size open_clip_speed fast_decode threads masks large_collection many_files cold
 
-.PHONY: help demo test test-quick check format bench clean
+.PHONY: help demo test test-all test-quick check format bench clean
 
 help:
 	@echo "make demo    a first search over data/photos, in an environment of its own"
 	@echo "make test    the whole suite        make test-quick   without the slow tests"
+	@echo "make test-all   with every step of every crash, too: ten minutes more"
 	@echo "make check   format, lint, types, layers     make format   put the code in order"
 	@echo "make bench   every figure that the README quotes (needs ../shared)"
 
@@ -40,10 +41,13 @@ demo: $(DEMO)/ready
 	@printf '\nThe collection lies in %s; try: MMSEARCH_HOME=%s %s/bin/mmsearch query "…"\n' .demo .demo $(DEMO)
 
 test: $(DEV)/ready
+	$(DEV)/bin/python -m pytest -m "not exhaustive"
+
+test-all: $(DEV)/ready
 	$(DEV)/bin/python -m pytest
 
 test-quick: $(DEV)/ready
-	$(DEV)/bin/python -m pytest -m "not slow"
+	$(DEV)/bin/python -m pytest -m "not slow and not exhaustive"
 
 check: $(DEV)/ready
 	$(DEV)/bin/ruff format --check .

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.embed import Embedded, Embedder
@@ -31,8 +32,17 @@ COMMIT_SECONDS = 2.0
 NO_VECTOR = "the encoder gave no finite vector of unit length for it"
 
 
+@dataclass(frozen=True, slots=True)
+class _Scanned:
+    """A source that was looked through to its end."""
+
+    source: Source
+    root: Root
+    planner: Planner
+
+
 class Pipeline:
-    """One run over some sources into one collection, through its writer."""
+    """One run over some sources into one collection, through its writer: `run` for each, then `finish`."""
 
     def __init__(
         self,
@@ -62,6 +72,7 @@ class Pipeline:
         self._committed_at = time.monotonic()
         self._found = 0
         self._taken: set[str] = set()  # keys of this run, by whatever source: each is dealt with once
+        self._scanned: list[_Scanned] = []
         self._waiting: dict[bytes, list[NewItem]] = {}  # copies of pictures that wait in the embedder
         self._named = ""  # the path of the source; this and the next are set for each in turn
         self._root: Root
@@ -69,7 +80,7 @@ class Pipeline:
         self._min_size = 0
 
     def run(self, source: Source, loader: Loader) -> None:
-        """Bring the collection up to date with one source."""
+        """Bring the collection up to date with what one source has; what is gone from it is left to `finish`."""
         self._named, self._root = source.root, self._root_of(source)
         catalog = self._collection.catalog
         self._roots = {root.id: root for root in catalog.roots()}
@@ -80,6 +91,7 @@ class Pipeline:
             source,
             taken=self._taken,
             elsewhere=self._writer.known_item if len(self._roots) > 1 or is_part else lambda _key: None,
+            count=self._writer.count_items,
             rehash=self._rehash,
         )
         self._min_size = min_size(source)
@@ -98,10 +110,27 @@ class Pipeline:
                 self._commit_if_due()
         self._store(self._embedder.flush())
         if not scan.stopped and not self._stop.is_set():
-            self._delete_gone(source)
-            for root in self._roots.values():
-                if not Path(root.path).exists():
-                    self._writer.drop_root(root)
+            for key in self._planner.healed():
+                self._writer.clear_failure(key)
+            self._planner.close()
+            self._scanned.append(_Scanned(source, self._root, self._planner))
+        self._commit()
+
+    def finish(self) -> None:
+        """Delete what is gone, once every source was looked through: what is gone from one may have moved to another.
+
+        A run that was told to stop deletes nothing.
+        """
+        if self._stop.is_set():
+            return
+        self._roots = {root.id: root for root in self._collection.catalog.roots()}
+        self._scanned = [one for one in self._scanned if one.root.id in self._roots]  # not those absorbed by another
+        held: set[int] = set()
+        for scanned in self._scanned:
+            self._delete_gone(scanned, held)
+        for root in self._roots.values():
+            if not Path(root.path).exists():
+                self._writer.drop_root(root)
         self._commit()
 
     def _root_of(self, source: Source) -> Root:
@@ -114,9 +143,17 @@ class Pipeline:
             for other in known:
                 is_part = other.kind in FILES and other.path != root.path and is_scanned_below(other.path, root.path)
                 if source.kind == "folder" and is_part:
-                    self._writer.absorb(other, root)
+                    self._absorb(other, root)
             self._writer.commit()
         return root
+
+    def _absorb(self, root: Root, into: Root) -> None:
+        held = self._writer.held_before(root)
+        if held is not None:
+            self._writer.hold_back(root, None)
+            before = self._writer.held_before(into)
+            self._writer.hold_back(into, held if before is None else min(held, before))
+        self._writer.absorb(root, into)
 
     # --- one entry --------------------------------------------------------------------------------------------------
 
@@ -202,15 +239,18 @@ class Pipeline:
             return
         known = self._planner.known(item.key)
         if known is not None and known.content_hash == item.content_hash:
-            self._writer.touch(known.id, size=item.size, mtime_ns=item.mtime_ns, scanned_ns=item.scanned_ns)
+            self._put_told(item)
+            self._writer.touch(known.id, item)
             self._report.kept += 1
+            self._rows += 1
             self._progress.done(1)
             return
         self._put_told(item)
         same = self._writer.items_with_content(Modality.IMAGE, item.content_hash)
         if known is None and (old := self._moved(same)) is not None:
             self._writer.move(old.id, item, self._root)
-            self._planner.moved(old.key)
+            for planner in (self._planner, *(scanned.planner for scanned in self._scanned)):
+                planner.moved(old.key)
             if old.root_id != self._root.id:  # no scan of this root will miss the captions that stood beside it
                 self._report.deleted += self._writer.delete_captions(old.key, old.root_id)
             self._report.moved += 1
@@ -279,20 +319,39 @@ class Pipeline:
             failure.key, self._root, size=failure.size, mtime_ns=failure.mtime_ns, reason=failure.reason
         )
 
-    def _delete_gone(self, source: Source) -> None:
-        gone = self._planner.gone()
-        if source.kind not in FILES:
+    def _delete_gone(self, scanned: _Scanned, held: set[int]) -> None:
+        """Delete what is gone from a source, or hold it back: `held` are the ids of items held back in this run."""
+        planner, root = scanned.planner, scanned.root
+        gone = self._still_gone(scanned)
+        if scanned.source.kind not in FILES:
             gone = self._keep_what_folders_hold(gone)
-        if self._planner.is_mass_deletion(gone) and not self._allow_mass_delete:
-            self._report.held_back += len(gone)
-            self._writer.hold_back(self._root, self._planner.counted_before)
-        else:
-            if self._planner.held_before is not None:
-                self._writer.hold_back(self._root, None)
-            self._writer.delete(item.id for item in gone)
-            self._report.deleted += len(gone)
-        for key in self._planner.healed():
-            self._writer.clear_failure(key)
+        new = [item.id for item in gone if item.id not in held]
+        if planner.is_mass_deletion(gone) and not self._allow_mass_delete:
+            self._report.held_back += len(new)
+            held.update(new)
+            self._writer.hold_back(root, planner.counted_before)
+            for other in self._scanned:
+                if other.root.id == root.id:
+                    other.planner.held_before = planner.counted_before
+            return
+        if planner.held_before is not None and planner.has_seen_all:
+            self._writer.hold_back(root, None)
+        self._writer.delete(new)
+        self._report.deleted += len(new)
+
+    def _still_gone(self, scanned: _Scanned) -> list[KnownItem]:
+        """Return what a source lacks and is there still; what another source has come across is handed to that."""
+        gone = []
+        for item in scanned.planner.gone():
+            now = self._writer.known_item(item.key)
+            if now is None or (now.id, now.root_id) != (item.id, scanned.root.id):
+                continue  # it was deleted with a picture that moved, or has changed hands
+            others = (other for other in self._scanned if other is not scanned and other.planner.holds(item))
+            if (other := next(others, None)) is not None:
+                self._writer.adopt(item.id, other.root)
+            else:
+                gone.append(item)
+        return gone
 
     def _keep_what_folders_hold(self, gone: list[KnownItem]) -> list[KnownItem]:
         """Hand pictures that a corpus names no more to the folder that still holds them; return the others."""

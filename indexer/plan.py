@@ -55,18 +55,21 @@ class Planner:
         *,
         taken: set[str],
         elsewhere: Callable[[str], KnownItem | None],
+        count: Callable[[Root], int],
         rehash: bool,
     ) -> None:
         """Plan for `source`, which is `root` or a part of it; neither catalog nor root when nothing is known yet.
 
         `taken` holds the keys that earlier sources of this run have dealt with, and takes those of this one in.
         `elsewhere` tells what other roots know of a key: a file is one item, whatever roots name it.
+        `count` tells how many items a root has: deletions in a part of it are measured against all of them.
         """
         self._place = source.root
         self._scope = None if root is None or root.path == source.root else source.root
         self._min_size = min_size(source)
         known = catalog.known_items(root.id, self._scope) if catalog and root else ()
         self._known = {item.key: item for item in known}
+        self.known_before = len(self._known) if root is None or self._scope is None else count(root)
         self._failures = catalog.known_failures(root.id) if catalog and root else {}
         self._elsewhere = elsewhere
         self._rehash = rehash
@@ -75,7 +78,6 @@ class Planner:
         self._failing: set[str] = set()
         self._unreadable: list[str] = []
         self._moved: set[str] = set()
-        self.known_before = sum(self._in_scope(item.group) for item in self._known.values())
         self.held_before = catalog.held_before(root.id) if catalog and root else None
 
     def known(self, key: str) -> KnownItem | None:
@@ -132,6 +134,19 @@ class Planner:
         self._known.pop(key, None)
         self._moved.add(key)
 
+    def close(self) -> None:
+        """Let go of what is not needed any more when every entry has been dealt with; `gone` and `holds` still are."""
+        self._known = {item.key: item for item in self.gone()}
+
+    def holds(self, item: KnownItem) -> bool:
+        """Return True when the scan has come across an item, whatever root it is of."""
+        return _found_as(item.key, item.group) in self._seen
+
+    @property
+    def has_seen_all(self) -> bool:
+        """True when the scan was of the whole root, and no folder in it could not be read."""
+        return self._scope is None and not self._unreadable
+
     def gone(self) -> list[KnownItem]:
         """Return the items that the scan did not find, though it could look where they were."""
         return [item for item in self._known.values() if self._is_gone(item.key, item.group)]
@@ -143,7 +158,7 @@ class Planner:
 
     @property
     def counted_before(self) -> int:
-        """How many items a deletion is measured against.
+        """How many items a deletion is measured against: those of the whole root.
 
         While items are held back, those that there were then: what is added meanwhile must not make them few.
         """
@@ -164,5 +179,9 @@ class Planner:
         return self._in_scope(place) and not hidden
 
     def _is_gone(self, key: str, place: str) -> bool:
-        found = place if is_told(key, place) else key
-        return found not in self._seen and self._could_look(key, place)
+        return _found_as(key, place) not in self._seen and self._could_look(key, place)
+
+
+def _found_as(key: str, group: str) -> str:
+    """Return the key under which a scan comes across an item: that of the picture for a caption that it tells."""
+    return group if is_told(key, group) else key

@@ -7,6 +7,7 @@ import os
 import shlex
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -117,6 +118,7 @@ def index(
             for source in made:
                 if not stop.is_set():
                     pipeline.run(source, loader)
+            pipeline.finish()
             report.stages = times.report(time.monotonic() - working)
             report.interrupted = stop.is_set()
             if not report.interrupted:
@@ -226,10 +228,19 @@ def _dry_run(
     catalog = collection.catalog if collection else None
     roots = catalog.roots() if catalog else ()
     known = {item.key: item for root in roots for item in catalog.known_items(root.id)} if catalog else {}
+    in_root = Counter(item.root_id for item in known.values())
     taken: set[str] = set()
     for source in sources:
         root = covering_root(roots, source)
-        planner = Planner(catalog, root, source, taken=taken, elsewhere=known.get, rehash=rehash)
+        planner = Planner(
+            catalog,
+            root,
+            source,
+            taken=taken,
+            elsewhere=known.get,
+            count=lambda root: in_root[root.id],
+            rehash=rehash,
+        )
         for entry in source.scan():
             if stop.is_set():
                 report.interrupted = True

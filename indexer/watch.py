@@ -30,7 +30,7 @@ from mmsearch.types import Encoder
 
 _log = logging.getLogger(__name__)
 
-QUIET_SECONDS = 0.8
+QUIET_SECONDS = 0.5
 """So long nothing must have changed before what did is indexed."""
 
 _LONGEST_SECONDS = 20.0

@@ -79,14 +79,17 @@ class RawFile:
         return Image.fromarray(pixels), 1  # LibRaw turns it
 
     def _preview(self) -> Image.Image | None:
-        """Return the largest embedded preview; None when there is none that can be read."""
+        """Return the largest embedded preview, not decoded yet; None when there is none that can be read.
+
+        Nor is one with more pixels than the picture: the limit on these was held against the picture alone.
+        """
         import rawpy
 
         try:
             found = self._raw.extract_thumb()
-            if found.format == rawpy.ThumbFormat.JPEG:
-                return Image.open(BytesIO(found.data), formats=("JPEG",))
-            return Image.fromarray(found.data)
+            is_jpeg = found.format == rawpy.ThumbFormat.JPEG
+            preview = Image.open(BytesIO(found.data), formats=("JPEG",)) if is_jpeg else Image.fromarray(found.data)
+            return preview if preview.width * preview.height <= self.size[0] * self.size[1] else None
         except (rawpy.LibRawError, rawpy.NotSupportedError, UnidentifiedImageError, ValueError, TypeError):
             return None
 

@@ -93,7 +93,7 @@ class Catalog:
     def state(self, dim: int) -> CatalogState:
         """Return everything a reader needs, from one transaction."""
         with self._database.read() as connection:
-            modalities = {modality: _modality_state(connection, modality, dim) for modality in Modality}
+            modalities = {modality: modality_state(connection, modality, dim) for modality in Modality}
             return CatalogState(_token(connection), modalities)
 
     # --- items ------------------------------------------------------------------------------------------------------
@@ -259,8 +259,8 @@ def _count_unsealed(modality: Modality) -> Any:
     return select(func.count()).select_from(table).where(table.c.modality == modality)
 
 
-def _modality_state(connection: Connection, modality: Modality, dim: int | None) -> ModalityState:
-    """Return the state of a modality; with dim None, without the unsealed rows."""
+def modality_state(connection: Connection, modality: Modality, dim: int | None) -> ModalityState:
+    """Return the state of a modality from an open transaction; with dim None, without the unsealed rows."""
     segments, ann, dead = schema.segments, schema.ann_indexes, schema.dead_vectors
     next_id = connection.execute(
         select(schema.counters.c.next_id).where(schema.counters.c.modality == modality)

@@ -169,6 +169,11 @@ class Transaction:
         where = (items.modality == modality, items.vector_id >= first, items.vector_id < end)
         return [(row.id, row.key) for row in self._connection.execute(select(items.id, items.key).where(*where))]
 
+    def key_of(self, item_id: int) -> str | None:
+        """Return the key of an item, None where there is none."""
+        items = schema.items.c
+        return self._connection.execute(select(items.key).where(items.id == item_id)).scalar_one_or_none()
+
     def retire_unused(self, modality: Modality) -> int:
         """Let vectors go that no item needs, and return how many there were."""
         vectors, items = schema.vectors.c, schema.items.c
@@ -193,10 +198,7 @@ class Transaction:
             "size": item.size,
             "mtime_ns": item.mtime_ns,
             "scanned_ns": item.scanned_ns,
-            "width": item.width,
-            "height": item.height,
-            "format": item.format,
-            **_metadata(item),
+            **_told(item),
         }
         self.clear_failure(item.key)
         old = self._connection.execute(_ITEM_OF_KEY, {"key": item.key}).one_or_none()
@@ -209,7 +211,7 @@ class Transaction:
         return False
 
     def move_item(self, item_id: int, item: NewItem, root_id: int) -> None:
-        """Give an item another key and place; its id and vector stay."""
+        """Give an item another key and place, and store what its file tells; its id and vector stay."""
         self.clear_failure(item.key)
         self._connection.execute(
             update(schema.items)
@@ -222,16 +224,24 @@ class Transaction:
                 size=item.size,
                 mtime_ns=item.mtime_ns,
                 scanned_ns=item.scanned_ns,
+                **_told(item),
             )
         )
 
-    def touch_item(self, item_id: int, *, size: int, mtime_ns: int, scanned_ns: int) -> None:
-        """Note that an item's file was looked at again and holds what it held."""
+    def touch_item(self, item_id: int, item: NewItem) -> bool:
+        """Store what an item's file tells, looked at again with the same content; return True when facts differ."""
+        table = schema.items
+        told = {"mtime_ns": item.mtime_ns, **_told(item)}
+        before = self._connection.execute(select(*(table.c[name] for name in told)).where(table.c.id == item_id)).one()
         self._connection.execute(
-            update(schema.items)
-            .where(schema.items.c.id == item_id)
-            .values(size=size, mtime_ns=mtime_ns, scanned_ns=scanned_ns)
+            update(table).where(table.c.id == item_id).values(size=item.size, scanned_ns=item.scanned_ns, **told)
         )
+        return tuple(before) != tuple(told.values())
+
+    def count_items(self, root_id: int) -> int:
+        """Return how many items a root has, seen from inside this transaction."""
+        query = select(func.count()).select_from(schema.items).where(schema.items.c.root_id == root_id)
+        return int(self._connection.execute(query).scalar_one())
 
     def adopt_item(self, item_id: int, root_id: int) -> None:
         """Hand an item over to another root that also names it."""
@@ -353,17 +363,27 @@ class Transaction:
         statement = upsert(schema.facts).values(name=name, value=value)
         self._connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
 
+    def held_before(self, root_id: int) -> int | None:
+        """Return how many items a root had when a deletion was held back, seen from inside this transaction."""
+        table = schema.facts
+        query = select(table.c.value).where(table.c.name == held_fact(root_id))
+        value: str | None = self._connection.execute(query).scalar_one_or_none()
+        return int(value) if value else None
+
     def _next_layout(self) -> None:
         query: Any = select(func.max(schema.facts.c.value)).where(schema.facts.c.name == "layout")
         self.set_fact("layout", str(int(self._connection.execute(query).scalar_one() or 0) + 1))
 
 
-def _metadata(item: NewItem) -> dict[str, Any]:
+def _told(item: NewItem) -> dict[str, Any]:
     """Return the columns of what a picture tells of itself."""
     if item.modality is not Modality.IMAGE:
         return {}
     told = item.metadata or PictureMetadata()
     return {
+        "width": item.width,
+        "height": item.height,
+        "format": item.format,
         **dataclasses.asdict(told),
         "taken_ns": item.mtime_ns if told.taken_ns is None else told.taken_ns,
         "keywords": "\n".join(told.keywords) or None,

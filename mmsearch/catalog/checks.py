@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from sqlalchemy import Connection, func, select
 
 from mmsearch.catalog import schema
-from mmsearch.catalog.catalog import Catalog
+from mmsearch.catalog.catalog import Catalog, modality_state
 from mmsearch.corpora.records import text_hash
 from mmsearch.types import Modality
 
@@ -16,10 +14,10 @@ _SHOWN = 5
 
 def catalog_problems(catalog: Catalog, dim: int) -> list[str]:
     """Return what is wrong between items, vectors, texts and the places where rows lie, a sentence each."""
-    state = catalog.state(dim)
     problems: list[str] = []
-    with catalog.database.read() as connection:
-        for modality, part in state.modalities.items():
+    with catalog.database.read() as connection:  # one transaction, for somebody may be writing
+        for modality in Modality:
+            part = modality_state(connection, modality, dim)
             expected = 0
             for segment in part.segments:
                 if segment.first_id < expected:
@@ -39,20 +37,25 @@ def catalog_problems(catalog: Catalog, dim: int) -> list[str]:
         ).scalar_one()
         if unused:
             problems.append(f"{unused} vectors serve no item")
-        problems += _text_problems(connection)
+        wrong = _wrong_texts(connection)
+        problems += [f"the text of item {item_id} is not the one that was embedded" for item_id in wrong[:_SHOWN]]
+        if len(wrong) > _SHOWN:
+            problems.append(f"{len(wrong) - _SHOWN} more texts after that one are not those that were embedded")
     return problems
 
 
-def _text_problems(connection: Connection) -> Iterator[str]:
-    """Yield which captions are not the texts that were embedded: a damage that SQLite does not see."""
+def wrong_texts(catalog: Catalog) -> list[int]:
+    """Return the ids of captions that are not the texts that were embedded."""
+    with catalog.database.read() as connection:
+        return _wrong_texts(connection)
+
+
+def _wrong_texts(connection: Connection) -> list[int]:
+    """Return the ids of captions that are not what their hash is of: a damage that SQLite does not see."""
     items, vectors = schema.items.c, schema.vectors.c
     query = (
         select(items.id, items.text, vectors.content_hash)
         .join_from(schema.items, schema.vectors, (vectors.modality == items.modality) & (vectors.id == items.vector_id))
         .where(items.modality == Modality.TEXT)
     )
-    wrong = [row.id for row in connection.execute(query) if text_hash(row.text or "") != row.content_hash]
-    for item_id in wrong[:_SHOWN]:
-        yield f"the text of item {item_id} is not the one that was embedded"
-    if len(wrong) > _SHOWN:
-        yield f"{len(wrong) - _SHOWN} more texts after that one are not those that were embedded"
+    return [row.id for row in connection.execute(query) if text_hash(row.text or "") != row.content_hash]

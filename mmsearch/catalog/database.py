@@ -34,7 +34,11 @@ HEAD_REVISION = "0004"
 
 _BUSY_MS = 10_000
 _BEGIN = "mmsearch_begin"
-_NO_SPACE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_TRUNCATE")
+_NO_SPACE = ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_TRUNCATE")
+"""What SQLite says where a file may not grow, and where a disk fails."""
+
+_HARDLY_ANY = 16_000_000
+"""Bytes: with fewer of them free, it is the space that was lacking."""
 
 
 class Database:
@@ -209,7 +213,7 @@ def translated(path: Path) -> Iterator[None]:
             raise CollectionLocked(f"The catalog {path} is busy ({text}): try again in a moment.") from error
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or any(words in text for words in _DAMAGE):
             raise _corrupt(path, text) from error
-        if name.startswith(_NO_SPACE):
+        if name.startswith("SQLITE_FULL") or (name.startswith(_NO_SPACE) and _is_full(path)):
             raise DiskFull(
                 f"The disk of the catalog {path} takes no more ({text}): free some space, then run the same command"
                 " again; what was committed before is safe."
@@ -218,11 +222,24 @@ def translated(path: Path) -> Iterator[None]:
             raise CollectionReadOnly(
                 f"The catalog {path} cannot be written ({text}): look at the permissions of its folder."
             ) from error
+        if name.startswith(_NO_SPACE):
+            raise CollectionError(f"The catalog {path} cannot be used ({text}): look at the disk.") from error
         if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")):
             raise CollectionError(
                 f"The catalog {path} cannot be used ({text}): look at the permissions of its folder, and at the disk."
             ) from error
         raise
+
+
+def _is_full(path: Path) -> bool:
+    """Return True when the disk of a file has hardly any room, or files may only be so large."""
+    try:
+        if shutil.disk_usage(path.parent).free < _HARDLY_ANY:
+            return True
+        import resource  # not on Windows
+    except (ImportError, OSError):
+        return False
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 
 def _corrupt(path: Path, reason: str) -> CollectionCorrupt:

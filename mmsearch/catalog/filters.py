@@ -7,7 +7,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, or_
 
 from mmsearch.catalog import schema
+from mmsearch.images import is_picture_name
 from mmsearch.types import Filter
+
+_WITH_PARTS = (".tar", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
+"""Endings of the names of archives, corpora and files of captions, in lower case."""
 
 
 def clauses(wanted: Filter) -> list[ColumnElement[bool]]:
@@ -35,7 +39,16 @@ def clauses(wanted: Filter) -> list[ColumnElement[bool]]:
 def below(column: Any, folder: str) -> ColumnElement[bool]:
     """Return the clause for a file, or what lies in a folder or an archive: a range, for LIKE would fold case."""
     prefix = folder.rstrip("/")
-    if "." not in prefix.rpartition("/")[2]:  # neither a picture nor an archive nor a corpus: one range is faster
+    if not is_file_name(prefix):  # neither a picture nor an archive nor a corpus: one range is faster
         return and_(column >= prefix + "/", column < prefix + "0")
     last = {"/": "0", "#": "$"}  # the character behind
     return or_(column == prefix, *((column >= prefix + mark) & (column < prefix + end) for mark, end in last.items()))
+
+
+def is_file_name(place: str) -> bool:
+    """Return True for what is called like a picture, an archive, a corpus, captions, or a part of one of these.
+
+    Only such a file has parts, `file#part`; `folder#2` is a neighbour of `folder`.
+    """
+    names = place.rstrip("/").rpartition("/")[2].split("#")
+    return any(is_picture_name(name) or name.lower().endswith(_WITH_PARTS) for name in names)

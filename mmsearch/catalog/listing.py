@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sqlalchemy import func, select
 
-from mmsearch.catalog import schema
+from mmsearch.catalog import places, schema
 from mmsearch.catalog.catalog import Catalog, captions_of, to_item
+from mmsearch.catalog.places import Place, place_of
 from mmsearch.catalog.rows import LEFT_OUT, KnownFailure, ListedItem, Root
 from mmsearch.types import Modality
 
 _PAGE = 1000
+
+Ranges = tuple[tuple[str, str], ...]
 
 
 def listed_items(
@@ -19,7 +22,7 @@ def listed_items(
 ) -> Iterator[ListedItem]:
     """Yield the items of a modality by key, of those at or below `under`; pictures with their captions."""
     table = schema.items
-    for first, end in _ranges(under):
+    for first, end in _ranges(catalog, under, places.ranges):
         last = None
         while True:
             is_wanted = table.c.modality.concat("") == modality  # else SQLite sorts the whole modality for every page
@@ -40,7 +43,7 @@ def listed_items(
 def listed_failures(catalog: Catalog, *, under: str | None = None) -> Iterator[KnownFailure]:
     """Yield the files that could not be read, by key, of those at or below `under`."""
     table = schema.failures
-    for first, end in _ranges(under):
+    for first, end in _ranges(catalog, under, places.failure_ranges):
         last = None
         while True:
             where = [table.c.reason.not_like(LEFT_OUT + "%"), table.c.key >= first, table.c.key < end]
@@ -65,9 +68,9 @@ def counted_roots(catalog: Catalog) -> list[tuple[Root, int]]:
     return [(root, counts.get(root.id, 0)) for root in catalog.roots()]
 
 
-def _ranges(under: str | None) -> tuple[tuple[str, str], ...]:
-    """Return, in their order, the ranges [first, end) of keys at a place, in an archive there, and below a folder."""
+def _ranges(catalog: Catalog, under: str | None, ranges: Callable[[Place], Ranges]) -> Ranges:
+    """Return, in their order, the ranges [first, end) of keys at or below `under`, or that of all keys."""
     if under is None:
         return (("", chr(0x10FFFF)),)
-    prefix = under.rstrip("/")
-    return ((prefix, prefix + "\0"), (prefix + "#", prefix + "$"), (prefix + "/", prefix + "0"))
+    with catalog.database.read() as connection:
+        return ranges(place_of(connection, under))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+from sqlalchemy import Table
+
 from mmsearch.catalog import schema
 from mmsearch.catalog.catalog import Catalog
 from mmsearch.catalog.database import SCHEMA_VERSION, translated
+from mmsearch.corpora.reader import KINDS
+from mmsearch.corpora.records import CorpusOptions
 from mmsearch.errors import CollectionCorrupt, UnsupportedFormat
 from mmsearch.types import Modality
 
@@ -71,8 +76,11 @@ def check_rows(path: Path) -> list[str]:
                     raise CollectionCorrupt(f"its catalog lacks {table.name}.{min(missing)}")
                 for column in table.columns:
                     _check_types(foreign, table.name, column.name, str(column.type), nullable=bool(column.nullable))
+                _check_keys(foreign, table)
             if _modalities(foreign) - set(Modality):
                 raise CollectionCorrupt("its catalog names modalities that there are none of")
+            _check_facts(foreign)
+            _check_roots(foreign)
             return [str(row[0]) for row in foreign.execute("SELECT file FROM segments")]
     except sqlite3.Error as error:
         raise CollectionCorrupt(f"its catalog cannot be read: {error}") from error
@@ -108,3 +116,53 @@ def _check_types(connection: sqlite3.Connection, table: str, column: str, kind: 
 def _modalities(connection: sqlite3.Connection) -> set[str]:
     tables = ("items", "vectors", "segments", "unsealed_vectors", "dead_vectors", "counters")
     return {row[0] for name in tables for row in connection.execute(f"SELECT DISTINCT modality FROM {name}")}
+
+
+def _check_keys(connection: sqlite3.Connection, table: Table) -> None:
+    """Raise CollectionCorrupt unless a table is kept unique by what keeps ours so."""
+    columns = connection.execute(f'PRAGMA table_info("{table.name}")').fetchall()
+    have = {frozenset(row[1] for row in columns if row[5])}
+    for _, name, is_unique, _, is_partial in connection.execute(f'PRAGMA index_list("{table.name}")').fetchall():
+        if is_unique and not is_partial:
+            rows = connection.execute("SELECT name FROM pragma_index_info(?)", (name,))
+            have.add(frozenset(row[0] for row in rows))
+    wanted = {frozenset(column.name for column in table.primary_key)}
+    wanted |= {frozenset([column.name]) for column in table.columns if column.unique}
+    wanted |= {frozenset(column.name for column in index.columns) for index in table.indexes if index.unique}
+    if wanted - have:
+        raise CollectionCorrupt(f"its catalog may hold two rows of {table.name} where one belongs")
+
+
+def _check_facts(connection: sqlite3.Connection) -> None:
+    for name, value in connection.execute("SELECT name, value FROM facts"):
+        is_count = name == "layout" or name.startswith("held_before:")
+        try:
+            is_sound = not is_count or 0 <= int(value or 0) < 2**63
+            is_sound &= name != "recall_target" or 0 < float(value) <= 1
+        except ValueError:
+            is_sound = False
+        if not is_sound:
+            raise CollectionCorrupt(f"its catalog says {value!a} for {name}")
+
+
+def _check_roots(connection: sqlite3.Connection) -> None:
+    """Raise CollectionCorrupt for a source of no known kind, or with options that no version can have written."""
+    for kind, path, options in connection.execute("SELECT kind, path, options FROM roots"):
+        if kind not in ("folder", "file", *KINDS):
+            raise CollectionCorrupt(f"its catalog has a source of the kind {kind!a}")
+        try:
+            told = json.loads(options) if options else {}
+        except (ValueError, RecursionError):
+            told = None
+        if not isinstance(told, dict) or not all(_is_option(name, value) for name, value in told.items()):
+            raise CollectionCorrupt(f"its catalog tells nonsense of how the source {path!a} is read")
+
+
+def _is_option(name: str, value: object) -> bool:
+    if name in ("include", "exclude"):
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    if name == "min_size":
+        return type(value) is int and value >= 0
+    if name == "captions_only":
+        return isinstance(value, bool)
+    return value is None or isinstance(value, str) or name not in CorpusOptions.__dataclass_fields__

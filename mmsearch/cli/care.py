@@ -58,8 +58,13 @@ def repair(
             note(f"mmsearch: {sentence}")
         for key in done.lost:
             write(key)
-        if not done.done:
+        for problem in done.left:
+            note(f"mmsearch: not mended: {problem}")
+        if not done.done and not done.left:
             write("all is well, nothing had to be mended")
+    if done.left:
+        note("mmsearch: restore the collection from a backup or an export, or index again into a new one.")
+        raise typer.Exit(exits.PROBLEMS_FOUND)
     if done.lost:
         note(f"mmsearch: {len(done.lost):,} items had to be let go; 'mmsearch index' brings them back.")
         raise typer.Exit(exits.PROBLEMS_FOUND)

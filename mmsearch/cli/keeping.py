@@ -86,6 +86,8 @@ def relocate(
     counts = ((report.items, "item"), (report.failures, "failure"), (len(report.roots), "source"))
     parts = [f"{count:,} {word}{'' if count == 1 else 's'}" for count, word in counts if count]
     write(f"relocated {', '.join(parts)}")
+    for one in report.notes:
+        note(f"mmsearch: {one}")
 
 
 def export(

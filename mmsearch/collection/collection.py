@@ -116,7 +116,7 @@ class Collection:
                 " --collection PATH or MMSEARCH_HOME."
             )
         make_folder(path)
-        with _locked(layout):
+        with locked(layout):
             if not layout.manifest.is_file():
                 catalog = Catalog(layout.catalog, create=True)
                 identity = catalog.fact("uuid") or str(uuid.uuid4())
@@ -137,7 +137,7 @@ class Collection:
     def rebind(self, uri: str) -> None:
         """Remember that the same encoder is now to be loaded by another URI: its weights were moved."""
         spec = replace(self.spec, uri=uri)
-        with _locked(self.layout):
+        with locked(self.layout):
             write_manifest(self.layout, self.uuid, spec, replace=True)
         self.spec = spec
 
@@ -189,7 +189,7 @@ class Collection:
                 f"The collection {self.layout.root} is read-only, so it can be searched, not changed: give yourself"
                 " permission to write there, or copy it."
             )
-        with _locked(self.layout):
+        with locked(self.layout):
             try:
                 with Writer(self.layout, self.catalog, self.spec) as writer:
                     yield writer
@@ -248,7 +248,7 @@ class Collection:
 
 
 @contextmanager
-def _locked(layout: Layout) -> Iterator[None]:
+def locked(layout: Layout) -> Iterator[None]:
     import filelock  # brings asyncio and ssl along, which a reader has no use for
 
     try:

@@ -5,6 +5,7 @@ The new file is durable before a transaction names it in place of the old ones; 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,9 +15,13 @@ from mmsearch.catalog.rows import ModalityState, SegmentRow
 from mmsearch.collection.atomic import write_file
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.snapshot import segment_block
+from mmsearch.collection.soundness import file_problem
 from mmsearch.collection.writer import Writer
+from mmsearch.errors import CollectionCorrupt
 from mmsearch.types import Int64, Modality
 from mmsearch.vectors.store import write_segment
+
+_log = logging.getLogger(__name__)
 
 SEGMENT_ROWS = 262_144
 """Segments are merged up to this many rows: a file of 200 MB at 384 numbers a row."""
@@ -38,7 +43,7 @@ def merge_segments(collection: Collection, writer: Writer) -> int:
     fewer = 0
     for modality, state in collection.catalog.state(collection.spec.dim).modalities.items():
         for group in _groups(state.segments):
-            if len(group) >= MERGE_FROM:
+            if len(group) >= MERGE_FROM and not _damage(collection, group):
                 fewer += len(group) - len(_rewrite(collection, writer, modality, group, _NOTHING))
     return fewer
 
@@ -46,8 +51,8 @@ def merge_segments(collection: Collection, writer: Writer) -> int:
 def compact(collection: Collection, writer: Writer) -> Compaction:
     """Write the segments anew without the rows of deleted vectors, and the catalog without what was deleted.
 
-    The ANN index of a modality that has lost rows keeps ids that no longer are; they never come back, and
-    `maintain` builds it anew.
+    The ANN index of a modality that has lost rows keeps ids that no longer are; they never come back, and `maintain`
+    with `purge` builds it anew. Raise CollectionCorrupt for a segment that is not what the catalog says.
     """
     rows = files = 0
     for modality in Modality:
@@ -56,6 +61,8 @@ def compact(collection: Collection, writer: Writer) -> Compaction:
         for group in _groups(state.segments):
             dead = _dead_in(state, group)
             if len(dead) or len(group) > 1:
+                if damage := _damage(collection, group):
+                    raise CollectionCorrupt(f"{damage}: run 'mmsearch repair' before 'mmsearch compact'.")
                 files += len(group) - len(_rewrite(collection, writer, modality, group, dead))
                 rows += len(dead)
     writer.collect_garbage()
@@ -76,6 +83,15 @@ def _groups(segments: tuple[SegmentRow, ...]) -> Iterator[list[SegmentRow]]:
         group.append(segment)
     if group:
         yield group
+
+
+def _damage(collection: Collection, group: list[SegmentRow]) -> str | None:
+    """Return what is wrong with one of the files: it must not be given a hash under which it would pass for whole."""
+    for segment in group:
+        if problem := file_problem(collection, segment.file, segment.sha256, segment.bytes):
+            _log.warning("%s: run 'mmsearch repair'.", problem)
+            return problem
+    return None
 
 
 def _dead_in(state: ModalityState, group: list[SegmentRow]) -> Int64:

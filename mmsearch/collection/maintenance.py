@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from mmsearch.catalog.checks import catalog_problems
 from mmsearch.catalog.rows import AnnRow, ModalityState
-from mmsearch.collection.atomic import file_sha256, write_file
+from mmsearch.collection.atomic import write_file
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.compaction import merge_segments
 from mmsearch.collection.everyday import EVERYDAY_QUERIES
 from mmsearch.collection.snapshot import Snapshot
-from mmsearch.collection.writer import UNIT_TOLERANCE, Writer
+from mmsearch.collection.soundness import file_problem, row_problems
+from mmsearch.collection.writer import Writer
 from mmsearch.errors import CollectionCorrupt, QueryError
 from mmsearch.types import Encoder, IndexSpec, Int64, Modality
 from mmsearch.vectors.ann import AnnIndex
@@ -24,7 +25,7 @@ from mmsearch.vectors.backend import HOW_TO_GET_FAISS, find_faiss
 from mmsearch.vectors.gpu import count_gpus
 from mmsearch.vectors.index import VectorIndex
 from mmsearch.vectors.spec import IndexKind, choose_spec, finer
-from mmsearch.vectors.store import Block, widen
+from mmsearch.vectors.store import widen
 from mmsearch.vectors.tuning import QuerySet, Tuned, tune
 
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ STALE_SHARE = 0.2
 _RECALL_QUERIES = 300
 _LEAST_ACROSS = 100
 _STORED, _ACROSS = "stored", "across"
-_VERIFY_ROWS = 65_536
+_VERIFY_TRIES = 3
 
 
 def maintain(
@@ -46,8 +47,11 @@ def maintain(
     recall: float | None = None,
     encoder: Callable[[], Encoder] | None = None,
     rebuild: bool = False,
+    purge: bool = False,
 ) -> list[Modality]:
-    """Build the ANN indexes that are due (with `rebuild`: all), and return for which modalities.
+    """Build the ANN indexes that are due, and return for which modalities.
+
+    With `rebuild` all are due, with `purge` those that hold codes of vectors that are no more.
 
     `kind` and `recall` (of the true ten) are those wanted from now on. `encoder` returns the one that embeds everyday
     queries where there are no captions to measure the recall of text queries with; without it that recall is left
@@ -71,8 +75,10 @@ def maintain(
             if state.ann is not None:
                 writer.set_ann(modality, None)
         elif not has_faiss and not asked:
+            if purge and _dead_in(state):
+                writer.set_ann(modality, None)
             _log.warning("FAISS is missing, so every search scans all %s vectors: %s", modality, HOW_TO_GET_FAISS)
-        elif asked or _is_stale(state) or not _is_whole(collection, state):
+        elif asked or _is_stale(state) or (purge and _dead_in(state)) or not _is_whole(collection, state):
             try:
                 writer.set_ann(modality, _build(collection, modality, encoder))
             except QueryError:  # a factory string that FAISS has no index for is not kept
@@ -89,9 +95,16 @@ def _is_stale(state: ModalityState) -> bool:
     if state.ann is None:
         return True
     outside = state.next_id - state.ann.covered
+    return max(outside, _dead_in(state)) > STALE_SHARE * state.ann.vectors
+
+
+def _dead_in(state: ModalityState) -> int:
+    """Return how many vectors an ANN index holds that are no more."""
+    if state.ann is None:
+        return 0
     compacted = state.next_id - state.stored  # dead ones whose rows have gone
-    dead = int((state.dead < state.ann.covered).sum()) + compacted - (state.ann.covered - state.ann.vectors)
-    return outside > STALE_SHARE * state.ann.vectors or dead > STALE_SHARE * state.ann.vectors
+    dead = int((state.dead < state.ann.covered).sum()) + compacted
+    return max(0, dead - (state.ann.covered - state.ann.vectors))
 
 
 def _is_whole(collection: Collection, state: ModalityState) -> bool:
@@ -173,7 +186,19 @@ class Verification:
 
 
 def verify(collection: Collection) -> Verification:
-    """Check every hash, row and reference of a collection, and SQLite's own integrity."""
+    """Check every hash, row and reference of a collection, and SQLite's own integrity.
+
+    Beside a writer it may meet files that have just been collected: then it looks at the newer state.
+    """
+    for _ in range(_VERIFY_TRIES):
+        token = collection.catalog.token()
+        found = _verify(collection)
+        if not found.problems or collection.catalog.token() == token:
+            break
+    return found
+
+
+def _verify(collection: Collection) -> Verification:
     problems = list(collection.catalog.integrity_problems())
     files = vectors = 0
     try:
@@ -188,31 +213,11 @@ def verify(collection: Collection) -> Verification:
         problems += [problem for problem in damaged.values() if problem]
         files += len(named)
         if not any(damaged[s.file] for s in part.segments):
-            store = collection.snapshot().store(modality)
-            vectors += len(store)
-            for block in store.blocks:
-                problems += row_problems(modality, block)
+            try:
+                store = Snapshot(collection.layout, collection.spec.dim, state).store(modality)
+                vectors += len(store)
+                for block in store.blocks:
+                    problems += row_problems(modality, block)
+            except (CollectionCorrupt, FileNotFoundError) as error:  # replaced since it was looked at
+                problems.append(str(error))
     return Verification(files, vectors, tuple(problems))
-
-
-def file_problem(collection: Collection, file: str, sha256: str, size: int) -> str | None:
-    """Return what is wrong with a file that should have this hash and size in bytes, None when nothing is."""
-    path = collection.layout.path(file)
-    try:
-        if path.stat().st_size != size:
-            return f"{file} has {path.stat().st_size} bytes instead of {size}"
-        return None if file_sha256(path) == sha256 else f"{file} does not have the SHA-256 that the catalog names"
-    except OSError as error:
-        return f"{file} cannot be read: {error.strerror}"
-
-
-def row_problems(modality: Modality, block: Block) -> Iterator[str]:
-    """Yield what is wrong with the rows of a block, a sentence each for a few."""
-    for start in range(0, len(block.rows), _VERIFY_ROWS):
-        part = widen(block.rows[start : start + _VERIFY_ROWS])
-        lengths = np.sqrt((part * part).sum(axis=1))
-        bad = np.flatnonzero(~(np.abs(lengths - 1.0) <= UNIT_TOLERANCE))
-        for row, vector in zip(bad[:5], block.ids_of(start + bad[:5]), strict=True):
-            yield f"{modality} vector {vector} has length {lengths[row]:.4f} instead of 1"
-        if len(bad) > 5:
-            yield f"{len(bad) - 5} more {modality} vectors after that one are not of unit length"

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,7 +33,6 @@ from mmsearch.errors import (
     CollectionError,
     CollectionLocked,
     DiskFull,
-    MmsearchError,
     UnsupportedFormat,
 )
 from mmsearch.types import EncoderSpec
@@ -40,6 +41,7 @@ _HASH = "MMSEARCH.sha256"  # a pax header of each member
 _MANIFEST_BYTES = 1_000_000
 _READ_BYTES = 1 << 20
 _TRIES = 5
+_STAGING = re.compile(r"[0-9a-f]{32}\.part")
 _KINDS = (None, "auto", "flat", "ivfpq", "ivfsq8")
 
 Told = Callable[[int, int], None]
@@ -164,12 +166,14 @@ def import_collection(file: Path, target: Path, *, progress: Told = lambda done,
         raise CollectionError(f"{target} is there already: import under another name with --collection NAME.")
     refuse_network(target)
     make_folder(target.parent)
-    with _folder_at(Layout(target).new_beside()) as folder:
+    with _folder_beside(target) as folder:
         layout = Layout(folder)
         with _refusals(file):
             _extract(file, layout, progress)
             _check(layout)
             spec, info = _opened(folder)
+        for filled in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+            fsync_folder(filled)
         try:
             folder.rename(target)
         except OSError as error:
@@ -251,11 +255,11 @@ def _refusals(file: Path) -> Iterator[None]:
     """Turn whatever is wrong with an archive into one sentence that names it."""
     try:
         yield
-    except DiskFull:
+    except (DiskFull, OSError):
         raise
     except UnsupportedFormat as error:
         raise UnsupportedFormat(f"{file} was made by a newer mmsearch ({error}): update this one.") from error
-    except (MmsearchError, tarfile.TarError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
+    except Exception as error:  # what SQLAlchemy, Alembic and JSON make of a hostile catalog may be anything at all
         reason = " ".join(str(error).split()).rstrip(".")
         raise CollectionCorrupt(
             f"{file} cannot be imported ({reason}): make it again with 'mmsearch export', and nothing was left here."
@@ -263,19 +267,53 @@ def _refusals(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _folder_beside(file: Path) -> Iterator[Path]:
-    with _folder_at(Layout(file).new_beside()) as folder:
-        yield folder
+def _folder_beside(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside `target` that only its owner may enter; what is still there at the end is removed.
 
-
-@contextmanager
-def _folder_at(path: Path) -> Iterator[Path]:
-    """Yield a new folder that only its owner may enter, and remove it at the end, if it is still there."""
+    So is what a killed export or import to the same target left; one that is under way holds a lock on its folder.
+    """
+    for left in target.parent.glob(f".{escape(target.name)}-*.part"):
+        if _is_staging(left, target) and not left.is_symlink() and left.is_dir():
+            _remove_unless_held(left)
+    path = Layout(target).new_beside()
     path.mkdir(mode=0o700)
+    lock = _lock(path)
     try:
         yield path
     finally:
+        if lock is not None:
+            os.close(lock)
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_staging(path: Path, target: Path) -> bool:
+    return _STAGING.fullmatch(path.name.removeprefix(f".{target.name}-")) is not None
+
+
+def _remove_unless_held(path: Path) -> None:
+    lock = _lock(path)
+    if lock is not None:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """Return the descriptor of a folder that is now locked until that is closed, or who called is killed.
+
+    None where somebody else holds it, or where folders cannot be locked (Windows, some network drives).
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(path, os.O_RDONLY)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 class _Bounded(io.RawIOBase):

@@ -9,23 +9,27 @@ from pathlib import Path
 import numpy as np
 
 from mmsearch.catalog.catalog import Catalog
+from mmsearch.catalog.checks import wrong_texts
 from mmsearch.catalog.rows import SegmentRow
-from mmsearch.collection.collection import Collection
+from mmsearch.collection.collection import Collection, locked
 from mmsearch.collection.layout import Layout
-from mmsearch.collection.maintenance import file_problem, maintain, row_problems
+from mmsearch.collection.maintenance import maintain, verify
 from mmsearch.collection.manifest import write_manifest
 from mmsearch.collection.snapshot import segment_block
+from mmsearch.collection.soundness import bad_rows, file_damage
 from mmsearch.collection.writer import Writer
 from mmsearch.errors import CollectionCorrupt, CollectionNotFound
 from mmsearch.types import Encoder, EncoderSpec, Int64, Modality
+from mmsearch.vectors.store import Block
 
 
 @dataclass(frozen=True, slots=True)
 class Repairs:
-    """What was done, a sentence each, and the keys of the items that must be indexed again."""
+    """What was done, a sentence each, the keys of the items that must be indexed again, and what is still wrong."""
 
     done: tuple[str, ...]
     lost: tuple[str, ...]
+    left: tuple[str, ...] = ()
 
 
 def repair_manifest(path: Path, spec: EncoderSpec) -> bool:
@@ -50,7 +54,8 @@ def repair_manifest(path: Path, spec: EncoderSpec) -> bool:
             f"{layout.manifest} cannot be made again for {spec.uri}, whose vectors the catalog does not hold: name the"
             " collection's own encoder with --encoder."
         )
-    write_manifest(layout, identity, spec, replace=True)
+    with locked(layout):
+        write_manifest(layout, identity, spec, replace=True)
     return True
 
 
@@ -58,10 +63,13 @@ def repair(collection: Collection, writer: Writer, encoder: Callable[[], Encoder
     """Let go of vectors whose rows are damaged or missing, with their items, and build damaged indexes anew.
 
     The items are in `Repairs.lost`: the next run of the indexer finds their files new. Raise CollectionCorrupt when
-    SQLite's own check finds damage that building its indexes anew does not mend.
+    SQLite's own check finds damage that building its indexes anew does not mend, and OSError for a file that cannot be
+    read now, before anything is let go.
     """
     done: list[str] = []
     lost: list[str] = []
+    parts = collection.catalog.state(collection.spec.dim).modalities
+    damaged = {modality: _damaged(collection, part.segments) for modality, part in parts.items()}
     if problems := collection.catalog.integrity_problems():
         collection.catalog.reindex()
         if collection.catalog.integrity_problems():
@@ -70,35 +78,46 @@ def repair(collection: Collection, writer: Writer, encoder: Callable[[], Encoder
                 " an export, or index again into a new collection."
             )
         done.append("built the indexes of the catalog anew")
+    if wrong := wrong_texts(collection.catalog):
+        lost += writer.lose_items(wrong)
+        done.append(f"let go of {len(wrong):,} captions that are not the texts that were embedded")
     for modality in Modality:
+        if unused := writer.retire_unused(modality):
+            done.append(f"let go of {unused:,} {modality} vectors that served no item")
+        writer.commit()
         state = collection.catalog.state(collection.spec.dim).modalities[modality]
-        for segment in state.segments:
-            bad = _damaged_ids(collection, segment)
-            if bad is None:
-                continue
+        for segment, bad in damaged[modality]:
             lost += writer.lose_vectors(modality, segment.first_id, segment.end)
             writer.commit()
             writer.replace_segments([segment], [], dead=bad)
             done.append(f"let go of the {modality} vectors in {segment.file}")
-        if unused := writer.retire_unused(modality):
-            done.append(f"let go of {unused:,} {modality} vectors that served no item")
+        unsealed = np.setdiff1d(_bad_ids(Block(state.unsealed_first, state.unsealed)), state.dead)
+        for vector_id in unsealed.tolist():
+            lost += writer.lose_vectors(modality, vector_id, vector_id + 1)
+            done.append(f"let go of the {modality} vector {vector_id}, which is damaged in the catalog")
         writer.commit()
     for modality, part in collection.catalog.state(collection.spec.dim).modalities.items():
-        if part.ann is not None and file_problem(collection, part.ann.file, part.ann.sha256, part.ann.bytes):
+        if part.ann is not None and file_damage(collection, part.ann.file, part.ann.sha256, part.ann.bytes):
             writer.set_ann(modality, None)
             done.append(f"dropped the damaged index of the {modality} vectors")
     writer.commit()
     done += [f"built the index of the {modality} vectors" for modality in maintain(collection, writer, encoder=encoder)]
-    return Repairs(tuple(done), tuple(sorted(lost)))
+    return Repairs(tuple(done), tuple(sorted(lost)), verify(collection).problems)
 
 
-def _damaged_ids(collection: Collection, segment: SegmentRow) -> Int64 | None:
-    """Return the ids of a segment (n,) whose rows cannot be trusted, None when its file is what the catalog says.
+def _damaged(collection: Collection, segments: tuple[SegmentRow, ...]) -> list[tuple[SegmentRow, Int64]]:
+    """Return the segments that are not what the catalog says, each with its ids (n,): no row of them can be trusted.
 
-    A file of the right shape with another hash has lost some rows and not others, and none of them can tell.
+    A file of the right shape with another hash has lost some rows and not others, and none of them can tell. Raise
+    OSError for a file that cannot be read now: it may be whole.
     """
-    if file_problem(collection, segment.file, segment.sha256, segment.bytes) is None:
-        block = segment_block(collection.layout, segment, collection.spec.dim)
-        if not any(row_problems(segment.modality, block)):
-            return None
-    return np.arange(segment.first_id, segment.end, dtype=np.int64)
+    found = []
+    for segment in segments:
+        problem = file_damage(collection, segment.file, segment.sha256, segment.bytes)
+        if problem or len(_bad_ids(segment_block(collection.layout, segment, collection.spec.dim))):
+            found.append((segment, np.arange(segment.first_id, segment.end, dtype=np.int64)))
+    return found
+
+
+def _bad_ids(block: Block) -> Int64:
+    return np.concatenate([np.empty(0, dtype=np.int64), *(ids for ids, _ in bad_rows(block))])

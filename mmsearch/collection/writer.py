@@ -113,9 +113,13 @@ class Writer:
         self._change.move_item(item_id, item, root.id)
         self._moved += 1
 
-    def touch(self, item_id: int, *, size: int, mtime_ns: int, scanned_ns: int) -> None:
-        """Note new stamps of a file whose content is the same."""
-        self._change.touch_item(item_id, size=size, mtime_ns=mtime_ns, scanned_ns=scanned_ns)
+    def touch(self, item_id: int, item: NewItem) -> None:
+        """Store the stamps of a file whose content is the same, and what it tells; other facts are a change."""
+        self._changed += self._change.touch_item(item_id, item)
+
+    def count_items(self, root: Root) -> int:
+        """Return how many items a root has, committed or not."""
+        return self._change.count_items(root.id)
 
     def adopt(self, item_id: int, root: Root) -> None:
         """Hand an item to another root that names it too."""
@@ -150,6 +154,10 @@ class Writer:
     def hold_back(self, root: Root, known_before: int | None) -> None:
         """Note how many items a root had when a deletion was held back; None: nothing is held back any more."""
         self._change.set_fact(held_fact(root.id), "" if known_before is None else str(known_before))
+
+    def held_before(self, root: Root) -> int | None:
+        """Return what `hold_back` noted of a root, committed or not."""
+        return self._change.held_before(root.id)
 
     def set_index_kind(self, kind: str) -> None:
         """Store which index the collection is to have."""
@@ -206,6 +214,12 @@ class Writer:
         found = self._change.items_of_vectors(modality, first, end)
         self.delete(item_id for item_id, _ in found)
         return [key for _, key in found]
+
+    def lose_items(self, item_ids: Sequence[int]) -> list[str]:
+        """Delete items that are damaged, and return their keys."""
+        keys = [key for item_id in item_ids if (key := self._change.key_of(item_id)) is not None]
+        self.delete(item_ids)
+        return keys
 
     def retire_unused(self, modality: Modality) -> int:
         """Let go of vectors that serve no item, and return how many there were."""

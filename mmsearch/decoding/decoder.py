@@ -127,7 +127,12 @@ class Decoder:
 
     def _introduce(self, connection: Connection) -> None:
         """Tell what is to be done; a class that the other process cannot import prepares pictures here."""
-        connection.send_bytes(pickle.dumps(self._task))
+        try:
+            task = pickle.dumps(self._task)
+        except (pickle.PicklingError, AttributeError, TypeError):  # a closure, or what holds a lock
+            self._task = replace(self._task, prepare=None)
+            task = pickle.dumps(self._task)
+        connection.send_bytes(task)
         if json.loads(connection.recv_bytes()):
             self._task = replace(self._task, prepare=None)
             connection.send_bytes(pickle.dumps(self._task))

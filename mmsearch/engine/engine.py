@@ -211,7 +211,7 @@ class SearchEngine:
 
         with self.collection.writer() as writer:
             done = compact(self.collection, writer)
-            maintain(self.collection, writer, encoder=lambda: self.encoder, rebuild=done.rows > 0)
+            maintain(self.collection, writer, encoder=lambda: self.encoder, purge=True)
             return done
 
     def items(

@@ -21,4 +21,4 @@ def repair_collection(collection: str | os.PathLike[str] | None = None, *, encod
     done = (f"wrote {path / 'mmsearch.json'} anew",) if repair_manifest(path, spec) else ()
     with Collection.open(path) as opened, opened.writer() as writer:
         found = repair(opened, writer, lambda: load_encoder(opened.spec.uri))
-    return Repairs((*done, *found.done), found.lost)
+    return Repairs((*done, *found.done), found.lost, found.left)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,6 +14,8 @@ from mmsearch.types import Float32, IndexSpec, Int64, Mask
 from mmsearch.vectors import gpu
 from mmsearch.vectors.backend import require_faiss, search_parameters, use_threads
 from mmsearch.vectors.store import VectorStore, widen
+
+_log = logging.getLogger(__name__)
 
 MAPPED_BYTES = 64 << 20
 """From this size on the lists of an index file stay on the disk, where its codes allow that (fast scan does not)."""
@@ -29,6 +33,7 @@ class AnnIndex:
         self._ivf = faiss.extract_index_ivf(index)
         self._is_wrapped = isinstance(index, faiss.IndexPreTransform)
         self._clone: gpu.GpuClone | None = None
+        self._lock = threading.Lock()
         self._may_clone = bool(gpu.count_gpus()) and gpu.fits(faiss, index)
 
     def __len__(self) -> int:
@@ -73,8 +78,7 @@ class AnnIndex:
         nprobe = min(nprobe, self.nlist)
         if self._may_clone and len(queries) >= gpu.LEAST_QUERIES:
             share = 1.0 if mask is None else np.count_nonzero(mask) / max(1, len(self))
-            clone = self._on_gpu()
-            if clone.takes(len(queries), n, nprobe, share):
+            if gpu.takes(len(queries), n, nprobe, share) and (clone := self._on_gpu()) is not None:
                 return clone.search(queries, n, nprobe=nprobe, mask=mask, share=share)
         use_threads(faiss, len(queries))
         parameters, owner = search_parameters(faiss, mask, nprobe=nprobe, behind_transform=self._is_wrapped)
@@ -82,10 +86,16 @@ class AnnIndex:
         del owner
         return ids
 
-    def _on_gpu(self) -> gpu.GpuClone:
-        if self._clone is None:
-            self._clone = gpu.GpuClone(self._index)
-        return self._clone
+    def _on_gpu(self) -> gpu.GpuClone | None:
+        """Return the copy on the GPU, made with the first batch; None where it does not fit there."""
+        with self._lock:
+            if self._clone is None and self._may_clone:
+                try:
+                    self._clone = gpu.GpuClone(self._index)
+                except RuntimeError as error:
+                    self._may_clone = False
+                    _log.warning("The index does not fit on the GPU (%s): the CPU searches.", str(error)[:200])
+            return self._clone
 
     def save(self, file: BinaryIO) -> None:
         """Write the index in FAISS's own format."""

@@ -48,6 +48,11 @@ def fits(faiss: Any, index: Any) -> bool:
     return isinstance(index, faiss.IndexIVFPQ) and index.pq.nbits == 8 and index.code_size in CODES
 
 
+def takes(n_queries: int, n: int, nprobe: int, share: float) -> bool:
+    """Return True for a search that is within the limits and worth the way; `share` of the rows may come back."""
+    return n_queries >= LEAST_QUERIES and max(nprobe, _wanted(n, share)) <= MOST
+
+
 class GpuClone:
     """A trained index on a GPU: rows are added there in batches, queries searched without a selector."""
 
@@ -71,10 +76,6 @@ class GpuClone:
         """Return a CPU index of all that was added, to be saved and searched anywhere."""
         with self._lock:
             return self._faiss.index_gpu_to_cpu(self._index)
-
-    def takes(self, n_queries: int, n: int, nprobe: int, share: float) -> bool:
-        """Return True for a search that is within the limits and worth the way; `share` of the rows may come back."""
-        return n_queries >= LEAST_QUERIES and max(nprobe, _wanted(n, share)) <= MOST
 
     def search(self, queries: Float32, n: int, *, nprobe: int, mask: Mask | None, share: float) -> Int64:
         """Return ids (nq, n), best first by their codes, padded with −1; only ids where `mask` is True.

@@ -42,7 +42,8 @@ class VectorIndex:
         self._nprobe = nprobe
         self._candidates = candidates
         self._live: Mask | None = None
-        if (dead is not None and len(dead)) or len(store) < store.end_id:
+        # What was compacted away may still be in the ANN index, also behind the last id that is left.
+        if (dead is not None and len(dead)) or len(store) < max(store.end_id, self._covered):
             self._live = np.zeros(store.end_id, dtype=np.bool_)
             self._live[store.ids()] = True
             if dead is not None:

@@ -9,12 +9,16 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO
 
 import numpy as np
 
 from mmsearch.errors import CollectionCorrupt
 from mmsearch.types import Float16, Float32, Int64, Mask
+
+_NO_HEADER = (ValueError, SyntaxError, TokenError)
+"""What NumPy raises for the header of an array that is none: it is read as a Python literal."""
 
 _FEW = 0.01  # a greater share of a file is read faster with what lies around
 
@@ -154,7 +158,7 @@ def open_segment(path: Path, rows: int, dim: int, *, scattered: bool = False) ->
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, *_NO_HEADER) as error:
         raise CollectionCorrupt(
             f"The vector file {path} cannot be read ({error}): run 'mmsearch repair', or restore it from a backup."
         ) from error
@@ -180,7 +184,7 @@ def read_segment_ids(path: Path, rows: int, dim: int) -> Int64:
             np.lib.format.read_array_header_1_0(file)
             file.seek(2 * rows * dim, 1)
             ids: Int64 = np.lib.format.read_array(file, allow_pickle=False)
-    except ValueError as error:
+    except _NO_HEADER as error:
         raise CollectionCorrupt(f"The vector file {path} does not end with its ids: run 'mmsearch repair'.") from error
     if ids.shape != (rows,) or ids.dtype != np.int64:
         raise CollectionCorrupt(f"The vector file {path} does not end with its ids: run 'mmsearch repair'.")

@@ -101,7 +101,7 @@ def test_batches_are_searched_there_under_any_mask(clones: Clones, share: float)
     mask = None if share == 1.0 else np.random.default_rng(1).random(ROWS) < share
     found = index.search(queries, 10, allowed=mask)
     truth = index.search(queries, 10, allowed=mask, params=SearchParams(exact=True))
-    assert [clone.searches for clone in clones.made[1:]] == [int(share > 0.1)]  # below, too many would be fetched
+    assert [clone.searches for clone in clones.made[1:]] == [1] * (share > 0.1)  # below, too many would be fetched
     assert (found.ids >= 0).all()
     assert mask is None or mask[found.ids].all()
     assert np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found.ids, truth.ids, strict=True)]) > 0.95
@@ -119,7 +119,7 @@ def test_what_a_gpu_does_not_take_stays_on_the_cpu(clones: Clones, monkeypatch: 
     ann.search(random_units(gpu.LEAST_QUERIES - 1, DIM), 10, nprobe=4)  # not worth the way
     assert clones.made == []
     ann.search(random_units(40, DIM), gpu.MOST + 1, nprobe=4)
-    assert [clone.searches for clone in clones.made] == [0]
+    assert clones.made == []
     assert choose_spec(1_000_000, 768, on_gpu=True).factory == "IVF4096,PQ96np"
 
 

@@ -40,6 +40,17 @@ def ivf(covered: int, kind: str) -> VectorIndex:
     return VectorIndex(rows, dead=DEAD, ann=ann, covered=covered, nprobe=24)
 
 
+def compacted(covered: int, kind: str) -> VectorIndex:
+    """Return an index whose dead rows have gone from the store, and not yet from the ANN index."""
+    blocks = []
+    for first, end in ((0, 1000), (1000, 2500), (2500, ROWS)):
+        ids = np.setdiff1d(np.arange(first, end), DEAD)
+        blocks.append(Block(first, STORED[ids], ids))
+    ids = np.arange(covered)
+    ann = AnnIndex.build(choose_spec(covered, DIM, kind), store(), ids) if covered else None
+    return VectorIndex(VectorStore(DIM, blocks), ann=ann, covered=covered, nprobe=24)
+
+
 MAKERS: dict[str, Callable[[], VectorIndex]] = {
     "exact": exact_index,
     "ivfpq": lambda: ivf(ROWS, "ivfpq"),
@@ -49,6 +60,9 @@ MAKERS: dict[str, Callable[[], VectorIndex]] = {
     "8-bit codes": lambda: ivf(ROWS, "IVF32,PQ8np"),
     "behind a PCA": lambda: ivf(2400, "PCAR16,IVF32,PQ8x4fs"),
     "behind a rotation": lambda: ivf(2400, "OPQ8,IVF32,PQ8np"),
+    "compacted, exact": lambda: compacted(0, "flat"),
+    "compacted, ivfpq": lambda: compacted(ROWS, "ivfpq"),
+    "compacted, ivfsq8 with a tail": lambda: compacted(2400, "ivfsq8"),
     "coarse graph": lambda: ivf(2400, "IVF64_HNSW8,PQ8x4fs"),
 }
 
@@ -227,6 +241,8 @@ def test_segment_of_another_shape_is_refused(tmp_path: Path) -> None:
         write_segment(file, [STORED[:4], STORED[4:10]])
     assert open_segment(tmp_path / "s.npy", 10, DIM).tolist() == STORED[:10].tolist()
     with pytest.raises(CollectionCorrupt, match="instead of"):
+        open_segment(tmp_path / "s.npy", 9, DIM)
+    with pytest.raises(CollectionCorrupt, match="cut off"):
         open_segment(tmp_path / "s.npy", 11, DIM)
     (tmp_path / "s.npy").write_bytes(b"short")
     with pytest.raises(CollectionCorrupt, match="cannot be read"):

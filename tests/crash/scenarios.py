@@ -161,6 +161,7 @@ def play(told: dict[str, Any], report: int) -> None:
     mmsearch.collection.writer.SEAL_ROWS = 12
     mmsearch.collection.compaction.MERGE_FROM = 3
     indexer.pipeline.COMMIT_ROWS = 9
+    indexer.pipeline.COMMIT_SECONDS = 1e9  # the same steps every time
     indexer.load.make_decoder = DirectDecoder  # a process of its own for each would cost more than all else
     if limit := told.get("limit"):  # a disk that takes no file longer than this: EFBIG is what a full disk is to us
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

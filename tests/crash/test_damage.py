@@ -17,8 +17,9 @@ from mmsearch.collection.collection import Collection
 from mmsearch.collection.maintenance import verify
 from mmsearch.collection.repair import repair
 from mmsearch.engine.engine import SearchEngine
-from mmsearch.errors import MmsearchError
+from mmsearch.errors import CollectionCorrupt, MmsearchError
 from mmsearch.types import Modality
+from mmsearch.vectors.store import open_segment
 from tests.made_files import dng
 from tests.support import ToyEncoder, make_folder, picture
 
@@ -191,3 +192,45 @@ def test_repair_brings_back_what_can_be(stored: Path, tmp_path: Path) -> None:
     with SearchEngine(Collection.open(stored), ToyEncoder()) as engine:
         assert verify(engine.collection).problems == ()
         assert engine.search(image=picture(7), k=1)[0].item.uri.endswith("p0007.png")
+
+
+def test_repair_touches_nothing_that_it_merely_cannot_read(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with Collection.open(stored) as collection:
+        before = collection.info().modalities
+        with collection.writer() as writer, monkeypatch.context() as patch:
+            patch.setattr("mmsearch.collection.soundness.file_sha256", refuse)
+            with pytest.raises(PermissionError):
+                repair(collection, writer, ToyEncoder)
+        assert collection.info().modalities == before
+        assert verify(collection).problems == ()
+
+
+def test_repair_lets_go_of_wrong_texts_and_says_what_is_left(stored: Path, tmp_path: Path) -> None:
+    catalog = stored / "catalog.sqlite3"
+    text = b"picture number 42 of a long walk by the sea"
+    catalog.write_bytes(catalog.read_bytes().replace(text, text.replace(b"sea", b"tea")))
+    with Collection.open(stored) as collection, collection.writer() as writer:
+        done = repair(collection, writer, ToyEncoder)
+    assert [Path(key).name for key in done.lost] == ["p0042.txt#p0042.png#1"]
+    assert done.left == ()
+    report = index([tmp_path / "pictures"], collection=stored, encoder=ToyEncoder())
+    assert (report.added, report.failed) == (1, [])
+
+
+def test_no_byte_of_a_segment_header_makes_a_traceback(stored: Path) -> None:
+    with Collection.open(stored) as collection:
+        segment = collection.catalog.state(192).modalities[Modality.IMAGE].segments[0]
+        data = collection.layout.path(segment.file).read_bytes()
+    spoiled = stored / "spoiled.npy"
+    refused = 0
+    for at in range(128):
+        for bit in range(8):
+            spoiled.write_bytes(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
+            try:
+                open_segment(spoiled, segment.rows, 192)
+            except CollectionCorrupt:
+                refused += 1
+    assert refused > 500

@@ -98,8 +98,8 @@ def world(tmp_path: Path, server: Server, request: pytest.FixtureRequest) -> Wor
     if name == "upgrade":
         shutil.copytree(STORED, made.place)
         return made
-    make_folder(made.pictures, 30)
-    make_folder(made.pictures / "below", 30, first=100)
+    make_folder(made.pictures, 50)
+    make_folder(made.pictures / "below", 40, first=100)
     for number in range(0, 30, 3):
         (made.pictures / f"p{number:04d}.txt").write_text(f"picture number {number}")
     assert server.play("index", made)[0] == 0
@@ -108,6 +108,8 @@ def world(tmp_path: Path, server: Server, request: pytest.FixtureRequest) -> Wor
     make_folder(made.pictures / "below", 3, first=200)
     if name not in ("index", "watch"):
         assert server.play("index", made)[0] == 0
+        with Collection.open(made.place) as collection:
+            assert "IVF" in collection.info().modalities[Modality.IMAGE].index, "too few for an index"
     if name in ("index", "watch"):
         for number in range(100, 106):
             picture(500 + number).save(made.pictures / "below" / f"p{number:04d}.png")
@@ -163,7 +165,7 @@ def assert_between(now: dict[str, str], before: dict[str, str], after: dict[str,
 EVERY = [(name, name) for name in SCENARIOS]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("world", "name"), EVERY, indirect=["world"])
 def test_killed_at_every_step(world: World, name: str, server: Server, tmp_path: Path) -> None:
     check_kills(world, name, server, tmp_path, most=10_000)
@@ -185,7 +187,12 @@ def check_kills(world: World, name: str, server: Server, tmp_path: Path, *, most
     assert_whole(finished, "")
     for step in range(1 + steps // most // 2, steps + 1, -(-steps // most)):
         killed = world.again(tmp_path / "killed")
-        assert server.play(name, killed, kill_at=step)[0] == -9, f"step {step} of {steps}"
+        status, said = server.play(name, killed, kill_at=step)
+        if status == 0:  # decoding in threads makes a batch, and with it a commit, more or less
+            assert step > 0.8 * steps, f"step {step} of {steps}"
+            assert held(killed) == after
+            break
+        assert status == -9, said
         assert_whole(killed, name)
         assert_between(held(killed), before, after)
         status, said = server.play(name, killed)
@@ -220,7 +227,7 @@ def test_a_full_disk_leaves_the_old_state(world: World, name: str, server: Serve
     assert refused >= 3
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_at_two_hundred_random_moments(tmp_path: Path, server: Server) -> None:
     """One collection lives through kills in all that is done to it, one after the other."""
     world = World(tmp_path / "c", tmp_path / "pictures")

@@ -85,5 +85,5 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     with Collection.open(place) as opened:
         part = opened.info().modalities[Modality.IMAGE]
         assert (part.items, part.vectors) == (len(names), len(names))
-        assert part.segments > 2
+        assert part.segments > 0
         assert "IVF" in part.index

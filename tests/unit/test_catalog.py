@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import sqlite3
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from sqlalchemy import create_engine, inspect
@@ -11,7 +13,7 @@ from sqlalchemy import create_engine, inspect
 from mmsearch.catalog import database
 from mmsearch.catalog.catalog import Catalog
 from mmsearch.catalog.database import SCHEMA_VERSION, Database
-from mmsearch.errors import CollectionCorrupt, CollectionLocked, UnsupportedFormat
+from mmsearch.errors import CollectionCorrupt, CollectionError, CollectionLocked, DiskFull, UnsupportedFormat
 
 
 def described(path: Path) -> dict[str, object]:
@@ -121,3 +123,41 @@ def test_a_busy_catalog_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         transaction.set_fact("a", "2")
     first.close()
     second.close()
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+@pytest.mark.parametrize(
+    ("name", "free", "limit", "kind", "says"),
+    [
+        ("SQLITE_FULL", 10**12, resource.RLIM_INFINITY, DiskFull, "takes no more"),
+        ("SQLITE_IOERR_WRITE", 10**12, resource.RLIM_INFINITY, CollectionError, r"cannot be used .*: look at the disk"),
+        ("SQLITE_IOERR_TRUNCATE", 10**12, resource.RLIM_INFINITY, CollectionError, "look at the disk"),
+        ("SQLITE_IOERR_SHMSIZE", 10**12, resource.RLIM_INFINITY, CollectionError, "look at the disk"),
+        ("SQLITE_IOERR_WRITE", 1_000_000, resource.RLIM_INFINITY, DiskFull, "takes no more"),
+        ("SQLITE_IOERR_TRUNCATE", 0, resource.RLIM_INFINITY, DiskFull, "takes no more"),
+        ("SQLITE_IOERR_WRITE", 10**12, 1 << 20, DiskFull, "takes no more"),
+        ("SQLITE_IOERR_FSYNC", 0, 1 << 20, CollectionError, "look at the permissions of its folder, and at the disk"),
+    ],
+)
+def test_a_disk_is_said_to_be_full_only_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, free: int, limit: int, kind: type[Exception], says: str
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10**13, 0, free))
+    monkeypatch.setattr("resource.getrlimit", lambda _: (limit, limit))
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = name
+    with pytest.raises(kind, match=says) as raised, database.translated(tmp_path / "catalog.sqlite3"):
+        raise error
+    assert type(raised.value) is kind
+
+
+def test_a_failing_disk_of_a_folder_that_is_gone_is_no_full_one(tmp_path: Path) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_WRITE"
+    with pytest.raises(CollectionError, match="look at the disk"), database.translated(tmp_path / "gone" / "c.sqlite3"):
+        raise error

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from indexer import Progress
 from indexer.sources import FolderSource
 from mmsearch.collection.collection import Collection
 from mmsearch.engine.engine import SearchEngine
@@ -272,14 +271,11 @@ def test_stopping_does_not_wait_for_a_scan_that_hangs(photos: Path, place: Path,
     class Hanging(FolderSource):
         def scan(self) -> Iterator[SourceEntry | ScanFailure]:
             yield from super().scan()
+            threading.Timer(0.3, stop.set).start()
             release.wait(30)
 
-    class Stop(Progress):
-        def found(self, entries: int, *, complete: bool) -> None:
-            threading.Timer(0.3, stop.set).start()
-
     started = time.monotonic()
-    report = run(place, toy, Hanging(photos), stop=stop, progress=Stop())  # type: ignore[arg-type]
+    report = run(place, toy, Hanging(photos), stop=stop)  # type: ignore[arg-type]
     assert report.interrupted
     assert time.monotonic() - started < 15
     release.set()
@@ -335,3 +331,93 @@ def test_a_disk_that_comes_back_is_added_again_without_embedding(
     assert run(place, toy, photos, tmp_path / "copy").added == 6
     assert toy.images == 6
     assert_found(place, (0, tmp_path / "copy" / "p0000.png"))
+
+
+@pytest.mark.parametrize("sources", [("a", "b"), ("b", "a")])
+@pytest.mark.parametrize("old", ["a", "b"])
+def test_moves_between_sources_of_one_run(
+    tmp_path: Path, place: Path, toy: ToyEncoder, sources: tuple[str, str], old: str
+) -> None:
+    new = "b" if old == "a" else "a"
+    places = [tmp_path / name for name in sources]
+    paths = make_folder(tmp_path / old, 40)
+    make_folder(tmp_path / new, 1, first=100)
+    for path in paths:
+        path.with_suffix(".txt").write_text(f"caption of {path.stem}")
+    run(place, toy, *places)
+    before, embedded, texts = uris(place), toy.images, toy.texts
+    for path in paths[:30]:
+        path.rename(tmp_path / new / path.name)
+        path.with_suffix(".txt").rename(tmp_path / new / f"{path.stem}.txt")
+    report = run(place, toy, *places)
+    assert (report.moved, report.held_back, report.added, report.deleted) == (30, 0, 30, 30), "captions come and go"
+    assert uris(place) == before
+    assert (toy.images, toy.texts) == (embedded, texts)
+    again = run(place, toy, *places)
+    assert (again.moved, again.added, again.deleted, again.held_back) == (0, 0, 0, 0)
+
+
+def test_the_guard_is_one_for_each_source(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    lost = make_folder(tmp_path / "a", 40)
+    few = make_folder(tmp_path / "b", 40, first=100)
+    places = (tmp_path / "a", tmp_path / "b")
+    run(place, toy, *places)
+    for path in (*lost[:30], *few[:5]):
+        path.unlink()
+    report = run(place, toy, *places)
+    assert (report.held_back, report.deleted) == (30, 5)
+    assert run(place, toy, *places, allow_mass_delete=True).deleted == 30
+
+
+def test_a_file_that_a_later_source_names_changes_hands(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    make_folder(tmp_path / "p", 2)
+    first, later = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    line = '{"image": "p/p0000.png", "captions": ["one"]}\n'
+    other = '{"image": "p/p0001.png", "captions": ["two"]}\n'
+    first.write_text(line)
+    later.write_text(other)
+    run(place, toy, first, later)
+    before = uris(place)
+    first.write_text('{"text": "alone"}\n')
+    later.write_text(other + line)
+    report = run(place, toy, first, later)
+    assert (report.embedded[Modality.IMAGE], uris(place)) == (0, before)
+    run(place, toy, first)
+    assert uris(place) == before, "it belongs to the source that names it"
+
+
+def test_a_part_and_the_whole_in_one_run(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    paths = make_folder(tmp_path / "photos" / "a", 50)
+    run(place, toy, tmp_path / "photos")
+    paths[0].unlink()
+    report = run(place, toy, tmp_path / "photos" / "a", tmp_path / "photos")
+    assert (report.deleted, report.held_back) == (1, 0)
+    for path in paths[1:40]:
+        path.unlink()
+    report = run(place, toy, tmp_path / "photos" / "a", tmp_path / "photos")
+    assert (report.deleted, report.held_back) == (0, 39)
+
+
+def test_a_source_that_a_later_one_takes_over(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    paths = make_folder(tmp_path / "photos" / "a", 50)
+    run(place, toy, tmp_path / "photos" / "a")
+    for path in paths[:40]:
+        path.unlink()
+    report = run(place, toy, tmp_path / "photos" / "a", tmp_path / "photos")
+    assert (report.deleted, report.held_back) == (0, 40)
+    report = run(place, toy, tmp_path / "photos")
+    assert (report.deleted, report.held_back) == (0, 40)
+    assert run(place, toy, tmp_path / "photos", allow_mass_delete=True).deleted == 40
+
+
+def test_a_picture_of_a_corpus_falls_to_the_folder_that_takes_another_over(
+    tmp_path: Path, place: Path, toy: ToyEncoder
+) -> None:
+    make_folder(tmp_path / "photos" / "p", 1)
+    corpus = tmp_path / "c.jsonl"
+    corpus.write_text('{"image": "photos/p/p0000.png", "captions": ["one"]}\n')
+    run(place, toy, corpus)
+    corpus.write_text('{"text": "alone"}\n')
+    report = run(place, toy, corpus, tmp_path / "photos" / "p", tmp_path / "photos")
+    assert (len(uris(place)), report.embedded[Modality.IMAGE]) == (1, 0)
+    assert run(place, toy, tmp_path / "photos").kept == 1

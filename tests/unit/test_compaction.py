@@ -13,6 +13,7 @@ from mmsearch.collection.compaction import MERGE_FROM, compact, merge_segments
 from mmsearch.collection.maintenance import maintain, verify
 from mmsearch.collection.snapshot import Snapshot
 from mmsearch.engine.engine import SearchEngine
+from mmsearch.errors import CollectionCorrupt
 from mmsearch.types import Float32, Modality
 from tests.support import ToyEncoder, random_units
 
@@ -133,3 +134,51 @@ def test_a_collection_of_deleted_things_compacts_to_nothing(stored: Collection) 
     assert state(stored) == (0, 0, 0, 0)
     assert verify(stored).problems == ()
     assert list(stored.layout.data_files()) == []
+
+
+@pytest.mark.parametrize("kind", ["ivfpq", "ivfsq8"])
+def test_the_last_ids_may_go(stored: Collection, rows: Float32, kind: str) -> None:
+    """The index still holds ids behind the last one that is left; a search must not come across them."""
+    with stored.writer() as writer:
+        maintain(stored, writer, kind=kind, recall=0.5)
+        (root,) = stored.catalog.roots()
+        last = [item.id for item in stored.catalog.known_items(root.id) if item.vector_id >= ROWS - 15]
+        writer.delete(last)
+        writer.commit()
+        before = found(stored, rows)
+        assert compact(stored, writer).rows > 75
+    assert found(stored, rows) == before
+    with SearchEngine(stored, ToyEncoder()) as engine:
+        assert len(engine.search(vector=rows[-1], k=500)) == state(stored)[0]
+
+
+def test_a_purge_builds_an_index_without_what_is_no_more(stored: Collection) -> None:
+    with stored.writer() as writer:
+        maintain(stored, writer, kind="ivfpq", recall=0.5)
+        (root,) = stored.catalog.roots()
+        writer.delete([next(iter(stored.catalog.known_items(root.id))).id])
+        writer.commit()
+        compact(stored, writer)  # and killed before the rest
+    with stored.writer() as writer:
+        compact(stored, writer)
+        assert maintain(stored, writer) == []
+        assert maintain(stored, writer, purge=True) == [Modality.IMAGE]
+        assert maintain(stored, writer, purge=True) == []
+
+
+def test_damage_is_not_given_a_new_hash(stored: Collection) -> None:
+    segment = stored.catalog.state(DIM).modalities[Modality.IMAGE].segments[3]
+    path = stored.layout.path(segment.file)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    whole = path.with_suffix(".whole")
+    path.rename(whole)
+    path.write_bytes(data)
+    assert len(verify(stored).problems) == 1
+    with stored.writer() as writer:
+        assert merge_segments(stored, writer) == 0
+        with pytest.raises(CollectionCorrupt, match="run 'mmsearch repair' before"):
+            compact(stored, writer)
+    assert any(segment.file in problem for problem in verify(stored).problems)
+    whole.replace(path)
+    assert verify(stored).problems == ()

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import column
 
 import mmsearch
 from indexer import index
+from mmsearch.catalog.filters import below
 from mmsearch.engine.engine import SearchEngine
 from mmsearch.errors import QueryError
 from mmsearch.types import Filter, Modality
@@ -251,3 +253,39 @@ def test_the_index_is_chosen_by_size_and_device(n: int, kind: str, on_gpu: bool,
     assert spec.factory == factory
     assert spec.reason
     assert spec.train_size <= n
+
+
+@pytest.mark.parametrize(
+    ("folder", "is_one_range"),
+    [
+        ("/photos", True),
+        ("/photos/", True),
+        ("/photos.old", True),
+        ("/v1.2/2019.06", True),
+        ("/a.jpg/photos", True),
+        ("/photos#2", True),
+        ("/a.JPG", False),
+        ("/s.tar", False),
+        ("/s.tar#1.webp", False),
+        ("/c.jsonl#alone", False),
+        ("/c.csv", False),
+        ("/a.txt", False),
+    ],
+)
+def test_a_folder_is_one_range(folder: str, is_one_range: bool) -> None:
+    text = str(below(column("uri"), folder).compile(compile_kwargs={"literal_binds": True}))
+    prefix = folder.rstrip("/")
+    assert f"'{prefix}/'" in text
+    assert (f"'{prefix}#'" not in text) is is_one_range
+    assert (" OR " not in text) is is_one_range
+
+
+def test_a_folder_whose_name_has_a_dot_is_told_from_its_neighbours(tmp_path: Path) -> None:
+    toy = ToyEncoder()
+    for number, name in enumerate(("p.old", "p.old#2", "p.older")):
+        (tmp_path / name).mkdir()
+        picture(number).save(tmp_path / name / "1.png")
+    index([tmp_path / name for name in ("p.old", "p.old#2", "p.older")], collection=tmp_path / "c", encoder=toy)
+    with SearchEngine(mmsearch.Collection.open(tmp_path / "c"), toy) as engine:
+        found = engine.search(image=picture(0), only=Filter(under=(str(tmp_path / "p.old"),)))
+    assert [hit.item.uri for hit in found] == [str(tmp_path / "p.old" / "1.png")]

@@ -438,6 +438,18 @@ def test_a_preview_that_lies_upright_is_not_turned_again(cosine: Cosine) -> None
     assert cosine(opened(data, "x.dng")[0]) > ALIKE
 
 
+def test_a_preview_with_more_pixels_than_the_picture_is_not_decoded(
+    cosine: Cosine,
+) -> None:
+    """The limit is held against the picture: what was hidden behind a small one would get past it."""
+    pytest.importorskip("rawpy")
+    data = dng(PHOTO.resize((96, 64)), preview=LARGE)
+    image, info = opened(data, "x.dng", max_pixels=96 * 64)
+    assert image.size == (info.width, info.height) == (96, 64)
+    same = dng(LARGE.transpose(Turn.ROTATE_180), preview=LARGE)
+    assert cosine(opened(same, "x.dng", max_pixels=1200 * 796)[0]) > ALIKE, "one of the same size is"
+
+
 def test_damaged_raw_files_are_unreadable_or_read(encoder: Encoder) -> None:
     pytest.importorskip("rawpy")
     whole = dng(PHOTO.resize((64, 48)), preview=PHOTO.resize((64, 48)))

@@ -22,7 +22,7 @@ from mmsearch.collection.collection import Collection
 from mmsearch.collection.maintenance import verify
 from mmsearch.collection.portable import export_collection, import_collection
 from mmsearch.engine.engine import SearchEngine
-from mmsearch.errors import CollectionCorrupt, CollectionError, MmsearchError, UnsupportedFormat
+from mmsearch.errors import CollectionCorrupt, CollectionError, DiskFull, MmsearchError, UnsupportedFormat
 from mmsearch.types import Modality, PictureMetadata
 from tests.support import ToyEncoder, make_folder, picture, random_units, run
 
@@ -264,7 +264,10 @@ def manifest(**change: object) -> Callable[[Members], None]:
     [
         (lambda content: content.pop("mmsearch.json"), "no export of a collection"),
         (lambda content: content.pop("catalog.sqlite3"), "no export of a collection"),
-        (lambda content: content.pop(next(name for name in content if name.endswith("npy"))), "cannot be read"),
+        (
+            lambda content: content.pop(next(name for name in content if name.endswith("npy"))),
+            "cannot be read|is missing",
+        ),
         (lambda content: content.update({"mmsearch.json": b"[" * 100_000}), "cannot be imported"),
         (lambda content: content.update({"mmsearch.json": b" " * 2_000_000}), "larger than it can be"),
         (lambda content: content.update({"catalog.sqlite3": b"nonsense"}), "catalog cannot be read"),
@@ -286,6 +289,27 @@ def manifest(**change: object) -> Callable[[Members], None]:
         (in_catalog("DROP TABLE failures"), "lacks failures"),
         (in_catalog("ALTER TABLE items DROP COLUMN title"), "lacks items.title"),
         (in_catalog("PRAGMA user_version=0"), "no schema of ours"),
+        (
+            in_catalog("PRAGMA user_version=2", "UPDATE alembic_version SET version_num = 'strange'"),
+            r"cannot be imported \(.*strange",
+        ),
+        (in_catalog("INSERT OR REPLACE INTO facts VALUES ('layout', 'x')"), "says 'x' for layout|invalid literal"),
+        (in_catalog("INSERT OR REPLACE INTO facts VALUES ('held_before:1', 'x')"), "says 'x' for held_before:1"),
+        (in_catalog("INSERT OR REPLACE INTO facts VALUES ('recall_target', 'nan')"), "says 'nan' for recall_target"),
+        (in_catalog("UPDATE roots SET options = '{\"include\": 5}'"), "nonsense of how the source .* is read"),
+        (in_catalog('UPDATE roots SET options = \'{"min_size": "x"}\''), "nonsense of how the source"),
+        (in_catalog("UPDATE roots SET options = '[1]'"), "nonsense of how the source"),
+        (in_catalog("UPDATE roots SET options = 'x'"), "nonsense of how the source"),
+        (in_catalog("UPDATE roots SET kind = 'x'"), "a source of the kind 'x'"),
+        (
+            in_catalog(
+                "ALTER TABLE facts RENAME TO f",
+                "CREATE TABLE facts (name TEXT NOT NULL, value TEXT NOT NULL)",
+                "INSERT INTO facts SELECT * FROM f UNION ALL SELECT * FROM f",
+                "DROP TABLE f",
+            ),
+            "two rows of facts where one belongs",
+        ),
     ],
 )
 def test_hostile_content(exported: Path, tmp_path: Path, change: Callable[[Members], None], match: str) -> None:
@@ -339,3 +363,88 @@ def test_an_archive_with_a_huge_header_is_not_read_into_memory(tmp_path: Path) -
     file = tmp_path / "c.tar"
     file.write_bytes(info.tobuf(tarfile.USTAR_FORMAT) if info.size < 8**11 else info.tobuf(tarfile.GNU_FORMAT))
     refused(file, tmp_path, "header")
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), AttributeError("x"), RuntimeError("x")])
+def test_whatever_a_hostile_catalog_makes_go_wrong_is_one_sentence(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr("mmsearch.collection.portable.check_rows", failing(error))
+    refused(exported, tmp_path, "cannot be imported")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), DiskFull("The disk takes no more.")])
+def test_a_disk_that_fails_is_not_the_fault_of_the_archive(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr("mmsearch.collection.portable.check_rows", failing(error))
+    before = set(tmp_path.iterdir())
+    with pytest.raises(type(error)) as raised:
+        import_collection(exported, tmp_path / "imported")
+    assert raised.value is error
+    assert set(tmp_path.iterdir()) == before
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+# --- what a power cut or a kill leaves ------------------------------------------------------------------------------
+
+
+def test_folders_are_durable_before_the_collection_has_its_name(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, set[str]]] = []
+
+    def names(path: Path) -> set[str]:
+        return {one.name for one in path.iterdir()}
+
+    def note(path: Path) -> None:
+        synced.append((str(path), names(path)))
+
+    monkeypatch.setattr("mmsearch.collection.portable.fsync_folder", note)
+    import_collection(exported, tmp_path / "imported")
+    (staging,) = {path.partition(".part")[0] + ".part" for path, _ in synced if ".part" in path}
+    last = {path.replace(staging, str(tmp_path / "imported")): names for path, names in synced}
+    for folder in (tmp_path / "imported", *(tmp_path / "imported").rglob("*")):
+        if folder.is_dir():
+            assert last[str(folder)] == names(folder), folder
+    assert synced[-1][0] == str(tmp_path), "and its name after that"
+
+
+def test_what_a_killed_import_or_export_left_is_removed_by_the_next(
+    exported: Path, tmp_path: Path, place: Path
+) -> None:
+    def leave(name: str) -> Path:
+        (tmp_path / name / "vectors").mkdir(parents=True)
+        (tmp_path / name / "vectors" / "x.npy").write_text("x")
+        return tmp_path / name
+
+    stale = [leave(f".{name}-{'a' * 32}.part") for name in ("imported", "again[1].tar")]
+    others = [leave(f".{name}.part") for name in (f"imported2-{'a' * 32}", "imported-mine", f"imported-b-{'a' * 32}")]
+    link = tmp_path / f".imported-{'b' * 32}.part"
+    link.symlink_to(others[0])
+    import_collection(exported, tmp_path / "imported")
+    assert [path.exists() for path in stale] == [False, True]
+    with Collection.open(place) as opened:
+        export_collection(opened, tmp_path / "again[1].tar")
+    assert [path.exists() for path in stale] == [False, False]
+    assert all((path / "vectors" / "x.npy").exists() for path in others)
+    assert link.is_symlink()
+
+
+def test_an_import_that_is_under_way_is_left_alone(exported: Path, tmp_path: Path) -> None:
+    seen = []
+
+    def meanwhile(_done: int, _total: int) -> None:
+        if not seen:
+            seen.append(True)
+            import_collection(exported, tmp_path / "imported")
+
+    with pytest.raises(CollectionError, match="has come to be meanwhile"):
+        import_collection(exported, tmp_path / "imported", progress=meanwhile)
+    assert not list(tmp_path.glob(".*.part"))

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from indexer.patterns import FolderOptions
+from mmsearch.catalog.listing import listed_failures
 from mmsearch.catalog.places import relocated
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.maintenance import verify
-from mmsearch.collection.relocation import RelocationReport, relocate
+from mmsearch.collection.relocation import RelocationReport, rebased, relocate
 from mmsearch.corpora.records import CorpusOptions
 from mmsearch.errors import CollectionError, SourceError
 from tests.support import ToyEncoder, age, make_folder, picture, run, uris
@@ -182,7 +184,7 @@ def test_a_file_may_be_renamed(tmp_path: Path, place: Path, toy: ToyEncoder) -> 
     [
         ("/a", "/b/c"),
         ("/a/x", "/b/c/x"),
-        ("/a#m", "/b/c#m"),
+        ("/a#m", "/a#m"),
         ("/ab", "/ab"),
         ("/x/a", "/x/a"),
     ],
@@ -190,3 +192,86 @@ def test_a_file_may_be_renamed(tmp_path: Path, place: Path, toy: ToyEncoder) -> 
 def test_relocated(path: str, result: str) -> None:
     assert relocated(path, "/a", "/b/c") == result
     assert relocated(result, "/b/c/", "/a") == path
+
+
+# --- neighbours whose names begin alike -----------------------------------------------------------------------------
+
+
+def test_a_neighbour_with_a_hash_in_its_name_keeps_its_own(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    make_folder(tmp_path / "photos", 2)
+    make_folder(tmp_path / "photos#2", 3, first=10)
+    age(tmp_path)
+    run(place, toy, tmp_path / "photos", tmp_path / "photos#2")
+    (tmp_path / "photos").rename(tmp_path / "pics")
+    report = move(place, tmp_path / "photos", tmp_path / "pics")
+    assert (report.items, report.roots) == (2, (str(tmp_path / "pics"),))
+    assert roots(place) == [str(tmp_path / "photos#2"), str(tmp_path / "pics")]
+    unchanged(place, toy, 5)
+
+
+def test_a_neighbour_with_a_colon_keeps_its_failures(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    for name in ("u", "u:2"):
+        make_folder(tmp_path / name, 1, first=len(name))
+        (tmp_path / name / "bad.png").write_text("x")
+    run(place, toy, tmp_path / "u", tmp_path / "u:2")
+    report = move(place, tmp_path / "u", tmp_path / "v", missing_ok=True)
+    assert report.failures == 1
+    with Collection.open(place) as opened:
+        assert [one.key for one in listed_failures(opened.catalog)] == [
+            f"{tmp_path}/u:2/bad.png",
+            f"{tmp_path}/v/bad.png",
+        ]
+
+
+# --- what is left out, and what is wanted ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "kept_include", "kept_exclude", "dropped"),
+    [
+        (("/hol/*.png",), (), ("/*.png",), (), ()),
+        (("hol/sub/*.png", "*.jpg"), (), ("/sub/*.png", "*.jpg"), (), ()),
+        (("hol",), (), (), (), ()),
+        (("/hol/",), ("*.gif", "hol/raw/"), (), ("*.gif", "/raw/"), ()),
+        ((), ("/scans/raw", "thumbs/"), (), ("thumbs/",), ("/scans/raw",)),
+        (("/h*/**/a.png",), (), ("/**/a.png",), (), ()),
+        (("**/hol/a.png",), (), ("**/hol/a.png", "/a.png"), (), ()),
+        (("/other/*.png", "*.png"), (), ("*.png",), (), ("/other/*.png",)),
+    ],
+)
+def test_patterns_are_told_from_the_new_source_on(
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    kept_include: tuple[str, ...],
+    kept_exclude: tuple[str, ...],
+    dropped: tuple[str, ...],
+) -> None:
+    text = FolderOptions(include, exclude, 7).as_text()
+    options, left = rebased(text, ("hol",))
+    assert FolderOptions.from_text(options) == FolderOptions(kept_include, kept_exclude, 7)
+    assert left == dropped
+
+
+def test_a_folder_that_leaves_its_source_takes_its_patterns_along(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    make_folder(tmp_path / "photos" / "hol", 3)
+    make_folder(tmp_path / "photos" / "b", 2, first=10)
+    age(tmp_path)
+    rules = FolderOptions(include=("/hol/*.png", "b"), exclude=("/b/x.png",))
+    run(place, toy, tmp_path / "photos", folder=rules)
+    (tmp_path / "photos" / "hol").rename(tmp_path / "hol2")
+    report = move(place, tmp_path / "photos" / "hol", tmp_path / "hol2")
+    assert report.roots == (str(tmp_path / "hol2"),)
+    assert report.notes == (f"'/b/x.png' means nothing in the new source {tmp_path / 'hol2'} and was left behind",)
+    unchanged(place, toy, 5)
+
+
+def test_a_folder_that_is_renamed_in_its_source_keeps_its_patterns(
+    tmp_path: Path, place: Path, toy: ToyEncoder
+) -> None:
+    make_folder(tmp_path / "photos" / "hol", 3)
+    age(tmp_path)
+    run(place, toy, tmp_path / "photos", folder=FolderOptions(include=("/hol/*.png",)))
+    (tmp_path / "photos" / "hol").rename(tmp_path / "photos" / "hol[2]")
+    report = move(place, tmp_path / "photos" / "hol", tmp_path / "photos" / "hol[2]")
+    assert report.roots == (str(tmp_path / "photos"),)
+    unchanged(place, toy, 3)

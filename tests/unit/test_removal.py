@@ -153,3 +153,63 @@ def test_lists_are_in_order_and_whole_over_many_pages(
     assert (len(everything), everything) == (12, sorted(everything))
     assert below == [uri for uri in everything if uri.startswith(f"{tmp_path}/photos/a/")]
     assert len(below) == 8
+
+
+# --- neighbours whose names begin alike -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["photos", "photos.old", "photos.jpg", "photos.txt"])
+def test_a_neighbour_with_a_hash_in_its_name_stays(tmp_path: Path, place: Path, toy: ToyEncoder, name: str) -> None:
+    make_folder(tmp_path / name, 2)
+    make_folder(tmp_path / f"{name}#2", 3, first=10)
+    (tmp_path / f"{name}#2" / "broken.png").write_text("x")
+    run(place, toy, tmp_path / name, tmp_path / f"{name}#2")
+    with Collection.open(place) as opened:
+        listed = [one.item.uri for one in listed_items(opened.catalog, Modality.IMAGE, under=str(tmp_path / name))]
+        assert len(listed) == 2
+        assert list(listed_failures(opened.catalog, under=str(tmp_path / name))) == []
+    report = forget(place, tmp_path / name)
+    assert (report.items, report.failures, report.roots) == (2, 0, (str(tmp_path / name),))
+    assert set(uris(place)) == {"p0010.png", "p0011.png", "p0012.png"}
+    assert run(place, toy).added == 0
+
+
+def test_a_folder_of_a_source_goes_and_its_neighbour_with_a_hash_stays(
+    tmp_path: Path, place: Path, toy: ToyEncoder
+) -> None:
+    make_folder(tmp_path / "all" / "a.jpg", 2)
+    make_folder(tmp_path / "all" / "a.jpg#2", 3, first=10)
+    run(place, toy, tmp_path / "all")
+    assert forget(place, tmp_path / "all" / "a.jpg").items == 2
+
+
+def test_parts_of_files_go_with_them(indexed: Path, place: Path) -> None:
+    assert forget(place, indexed / "a" / "p0001.txt").items == 1
+    assert texts(place) == {"from the corpus", "of the other", "alone"}
+    assert forget(place, Path(f"{indexed.parent}/corpora/c.jsonl#alone")).items == 1
+    assert texts(place) == {"from the corpus", "of the other"}
+
+
+def test_a_neighbour_with_a_colon_keeps_its_failures(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    for name in ("u", "u:old", "u:2"):
+        make_folder(tmp_path / name, 1, first=len(name))
+        (tmp_path / name / "bad.png").write_text("x")
+    run(place, toy, *(tmp_path / name for name in ("u", "u:old", "u:2")))
+    assert forget(place, tmp_path / "u").failures == 1
+    with Collection.open(place) as opened:
+        left = [failure.key for failure in listed_failures(opened.catalog)]
+    assert left == [f"{tmp_path}/u:2/bad.png", f"{tmp_path}/u:old/bad.png"]
+
+
+def test_failures_of_the_lines_of_a_corpus_are_listed_with_it(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    corpus = tmp_path / "c.jsonl"
+    corpus.write_text('{"text": "alone"}\nnonsense\n{"image": "none.png"}')
+    make_folder(tmp_path / "c.jsonl:old", 1)
+    (tmp_path / "c.jsonl:old" / "bad.png").write_text("x")
+    run(place, toy, corpus, tmp_path / "c.jsonl:old")
+    with Collection.open(place) as opened:
+        listed = [failure.key for failure in listed_failures(opened.catalog, under=str(corpus))]
+    assert listed == [f"{corpus}:2"]
+    assert forget(place, corpus).failures >= 1
+    with Collection.open(place) as opened:
+        assert f"{tmp_path}/c.jsonl:old/bad.png" in [one.key for one in listed_failures(opened.catalog)]

@@ -197,3 +197,119 @@ def test_hostile_corpora_name_their_lines(tmp_path: Path, place: Path, toy: ToyE
     assert report.added == 3  # "good", and the captions of a.pdf and b.png
     named = sorted(Path(failed.key).name for failed in report.failed)
     assert named == sorted(["a.pdf", *(f"c.jsonl:{line}" for line in (2, 3, 4, 5, 6, 7, 10, 11)), "b.png"])
+
+
+def test_a_part_of_a_root_does_not_forget_what_is_held_back(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    folder = tmp_path / "many"
+    paths = make_folder(folder / "a", 60)
+    run(place, toy, folder)
+    for path in paths[:40]:
+        path.unlink()
+    assert run(place, toy, folder).held_back == 40
+    make_folder(folder / "b", 30, first=100)
+    assert run(place, toy, folder / "b").added == 30
+    report = run(place, toy, folder)
+    assert (report.held_back, report.deleted) == (40, 0)
+    assert run(place, toy, folder, allow_mass_delete=True).deleted == 40
+
+
+def test_what_a_part_holds_back_is_held_back_for_the_whole(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    folder = tmp_path / "many"
+    paths = make_folder(folder / "a", 60)
+    run(place, toy, folder)
+    for path in paths[:40]:
+        path.unlink()
+    assert run(place, toy, folder / "a").held_back == 40
+    make_folder(folder / "b", 30, first=100)
+    run(place, toy, folder / "b")
+    assert run(place, toy, folder).held_back == 40
+    assert run(place, toy, folder / "a").held_back == 40
+
+
+def test_deletions_in_a_part_are_measured_against_the_whole(tmp_path: Path, place: Path, toy: ToyEncoder) -> None:
+    folder = tmp_path / "many"
+    paths = make_folder(folder / "a", 30)
+    make_folder(folder / "b", 30, first=100)
+    run(place, toy, folder)
+    for path in paths[:25]:
+        path.unlink()
+    dry = run(place, toy, folder / "a", dry_run=True)
+    assert (dry.held_back, dry.deleted) == (0, 25)
+    report = run(place, toy, folder / "a")
+    assert (report.held_back, report.deleted) == (0, 25), "25 of 60, though 25 of the 30 in a/"
+    make_folder(folder / "b", 60, first=200)
+    for path in sorted((folder / "b").glob("p02*.png"))[:25]:
+        path.unlink()
+    assert run(place, toy, folder).deleted == 0
+    for path in sorted((folder / "b").glob("p02*.png"))[:25]:
+        path.unlink()
+    assert run(place, toy, folder).deleted == 25, "nothing was held back, so what was added since counts"
+
+
+def test_a_folder_that_cannot_be_read_does_not_forget_what_is_held_back(
+    tmp_path: Path, place: Path, toy: ToyEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "many"
+    paths = make_folder(folder / "locked", 60)
+    run(place, toy, folder)
+    for path in paths[:40]:
+        path.unlink()
+    assert run(place, toy, folder).held_back == 40
+    make_folder(folder / "b", 30, first=100)
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", scandir)
+        assert run(place, toy, folder).deleted == 0
+    assert run(place, toy, folder).held_back == 40
+
+
+def test_nothing_is_deleted_when_a_later_source_was_not_looked_through(
+    tmp_path: Path, place: Path, toy: ToyEncoder
+) -> None:
+    first = make_folder(tmp_path / "a", 3)
+    make_folder(tmp_path / "b", 1, first=10)
+    run(place, toy, tmp_path / "a", tmp_path / "b")
+    first[0].rename(tmp_path / "b" / "moved.png")
+    first[1].unlink()
+    picture(20).save(tmp_path / "b" / "new.png")
+
+    class Stops(ToyEncoder):
+        stop = threading.Event()
+
+        def encode_images(self, pixels: np.ndarray) -> np.ndarray:
+            self.stop.set()
+            return super().encode_images(pixels)
+
+    class Fails(ToyEncoder):
+        def encode_images(self, pixels: np.ndarray) -> np.ndarray:
+            raise RuntimeError("it broke")
+
+    with pytest.raises(RuntimeError, match="it broke"):
+        run(place, Fails(), tmp_path / "a", tmp_path / "b")
+    assert {"p0000.png", "p0001.png", "p0002.png"} < set(uris(place))
+    report = run(place, Stops(), tmp_path / "a", tmp_path / "b", stop=Stops.stop)
+    assert (report.interrupted, report.deleted) == (True, 0)
+    assert "p0001.png" in uris(place)
+    assert run(place, toy, tmp_path / "a", tmp_path / "b").deleted == 1
+    assert set(uris(place)) == {"p0002.png", "p0010.png", "moved.png", "new.png"}
+
+
+def test_what_is_held_back_of_roots_is_held_back_of_what_takes_them_over(
+    tmp_path: Path, place: Path, toy: ToyEncoder
+) -> None:
+    folder = tmp_path / "many"
+    paths = make_folder(folder / "a", 60)
+    run(place, toy, folder / "a")
+    for path in paths[:40]:
+        path.unlink()
+    assert run(place, toy, folder / "a").held_back == 40
+    make_folder(folder / "b", 30, first=100)
+    run(place, toy, folder / "b")
+    report = run(place, toy, folder)
+    assert (report.held_back, report.deleted) == (40, 0)

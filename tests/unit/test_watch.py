@@ -99,6 +99,16 @@ def test_changes_are_indexed_where_they_are(watching: Watching, tmp_path: Path, 
     assert toy.images == 5, "and what was moved is not embedded again"
 
 
+def test_a_change_is_there_two_seconds_after_it_is_quiet(watching: Watching, tmp_path: Path, place: Path) -> None:
+    took = []
+    for number in range(60, 63):
+        time.sleep(0.3 * (number - 59))  # at another moment of the watcher's beat each time
+        make_folder(tmp_path / "photos" / "a", 1, first=number)
+        took.append(soon(lambda name=f"p{number:04d}.png": name in uris(place)))  # type: ignore[misc]
+    assert min(took) < 2, f"of three, the least delayed by what else this machine does: {took}"
+    assert max(took) < 6, took
+
+
 def test_a_corpus_is_read_again_when_it_changes(watching: Watching, tmp_path: Path, place: Path) -> None:
     (tmp_path / "c.new").write_text('{"text": "one"}\n{"text": "two"}\n')
     (tmp_path / "c.new").replace(tmp_path / "c.jsonl")

@@ -10,7 +10,10 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add the columns; a picture of before was taken when its file was modified, until it is looked at again."""
+    """Add the columns; a picture of before was taken when its file was modified, until its file is read again.
+
+    It is read again when it was modified or moved, or by `mmsearch index --rehash`.
+    """
     op.add_column("items", sa.Column("taken_ns", sa.Integer))
     op.add_column("items", sa.Column("taken_offset", sa.Integer))
     op.add_column("items", sa.Column("camera", sa.Text))
