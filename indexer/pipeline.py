@@ -81,6 +81,7 @@ class Pipeline:
 
     def run(self, source: Source, loader: Loader) -> None:
         """Bring the collection up to date with what one source has; what is gone from it is left to `finish`."""
+        self._commit()  # what the source before had, but not yet that of the last: deletions join it
         self._named, self._root = source.root, self._root_of(source)
         catalog = self._collection.catalog
         self._roots = {root.id: root for root in catalog.roots()}
@@ -114,7 +115,6 @@ class Pipeline:
                 self._writer.clear_failure(key)
             self._planner.close()
             self._scanned.append(_Scanned(source, self._root, self._planner))
-        self._commit()
 
     def finish(self) -> None:
         """Delete what is gone, once every source was looked through: what is gone from one may have moved to another.
@@ -122,6 +122,7 @@ class Pipeline:
         A run that was told to stop deletes nothing.
         """
         if self._stop.is_set():
+            self._commit()
             return
         self._roots = {root.id: root for root in self._collection.catalog.roots()}
         self._scanned = [one for one in self._scanned if one.root.id in self._roots]  # not those absorbed by another

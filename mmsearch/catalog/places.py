@@ -112,7 +112,8 @@ def relocate(connection: Connection, old: str, new: str) -> Relocated:
             _rename(connection, column, away, new)
         for corpus in corpora:
             prefix = relocated(corpus, old, new) + "#"
-            count += _rename(connection, items.c.key, leaving, _AWAY, behind=prefix)
+            behind = _rename(connection, items.c.key, leaving, _AWAY, behind=prefix)
+            count += 0 if _lies_at(corpus, old) else behind  # those were counted with their corpus
             _rename(connection, items.c.key, away, new, behind=prefix)
     except IntegrityError as error:
         raise CollectionError(

@@ -374,11 +374,16 @@ def test_twelve_megapixels_are_decoded_small(cosine: Cosine) -> None:
     assert cosine(opened(data)[0]) > ALIKE
 
 
-@pytest.mark.parametrize("size", [(1, 1), (20_000, 2), (2, 20_000), (1, 3)])
-@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "PPM"])
+@pytest.mark.parametrize(
+    ("format_name", "size"),
+    [
+        (format_name, size)
+        for format_name in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "PPM")
+        for size in ((1, 1), (20_000, 2), (2, 20_000), (1, 3))
+        if format_name != "WEBP" or max(size) <= 16_383  # it has none that are longer
+    ],
+)
 def test_pictures_of_odd_sizes_have_vectors(format_name: str, size: tuple[int, int], encoder: Encoder) -> None:
-    if format_name == "WEBP" and max(size) > 16_383:
-        pytest.skip("WebP has no such pictures")
     image, info = opened(encoded(Image.new("RGB", size, (200, 30, 30)), format_name), min_side=encoder.min_side or 1)
     assert (info.width, info.height) == size
     vector = encoder.encode_images(encoder.prepare_image(image)[None])

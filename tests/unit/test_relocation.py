@@ -74,6 +74,7 @@ def test_a_moved_disk_is_found_unchanged(disk: Path, place: Path, toy: ToyEncode
     moved = {str(tmp_path / "new" / "disk" / name) for name in ("c.jsonl", "photos", "s.tar")}
     assert set(report.roots) == {str(tmp_path / "far.jsonl"), *moved}
     assert report.failures == 2
+    assert report.items == 5 + 6  # each once, also captions named by a corpus and by a picture
     unchanged(place, toy, 5 + 6)
     assert uris(place) == ids
     with Collection.open(place) as opened:
