@@ -28,7 +28,7 @@ from benchmarks.clip_like import blocks, queries
 from benchmarks.common import verdict
 from mmsearch.types import Float16, Float32, Int64
 
-DIM, QUERIES, K, TARGET = 512, 500, 10, 0.95
+DIM, QUERIES, K, TARGET, GOAL = 512, 500, 10, 0.95, 0.98
 KINDS = ("image", "text")
 SYSTEMS = ("mmsearch", "exact", "lancedb", "hnswlib", "usearch")
 
@@ -52,6 +52,8 @@ def main() -> None:
                 continue
             found[name] = run(name, place)
             print(told(name, found[name]), flush=True)
+            if "goal" in found[name]:
+                print(told(name, found[name]["goal"]), flush=True)
     ours = found.get("mmsearch")
     if ours is not None:
         print_bars(ours, found)
@@ -177,15 +179,28 @@ def ours(place: Path) -> dict[str, Any]:
     before = anonymous()
     opened = AnnIndex.load(place / "index.faiss", dim=DIM)
     index = VectorIndex(rows, ann=opened, covered=len(ids), nprobe=tuned.nprobe, candidates=tuned.candidates)
+    disk = (place / "index.faiss").stat().st_size / 1e6
     result = measured(
         place,
         lambda row: index.search(row[np.newaxis], K).ids[0],
         build=build,
         memory=0.0,
-        disk=(place / "index.faiss").stat().st_size / 1e6,
+        disk=disk,
         setting=f"{spec.factory}, nprobe {tuned.nprobe}, {tuned.candidates} candidates",
     )
-    return {**result, "memory": max(anonymous() - before, result["disk"])}
+    result["memory"] = max(anonymous() - before, disk)
+    finer = tune(index, sets, nlist=opened.nlist, nprobe=tuned.nprobe, target=GOAL)
+    index = VectorIndex(rows, ann=opened, covered=len(ids), nprobe=finer.nprobe, candidates=finer.candidates)
+    setting = f"the same tuned to {GOAL}: nprobe {finer.nprobe}, {finer.candidates} candidates"
+    goal = measured(
+        place,
+        lambda row: index.search(row[np.newaxis], K).ids[0],
+        build=build,
+        memory=result["memory"],
+        disk=disk,
+        setting=setting,
+    )
+    return {**result, "goal": goal}
 
 
 def exact(place: Path) -> dict[str, Any]:

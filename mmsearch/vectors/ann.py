@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mmsearch.errors import CollectionCorrupt, QueryError
+from mmsearch.runtime.threads import BATCH_QUERIES
 from mmsearch.types import Float32, IndexSpec, Int64, Mask
 from mmsearch.vectors import gpu
 from mmsearch.vectors.backend import require_faiss, search_parameters, use_threads
@@ -21,6 +22,8 @@ MAPPED_BYTES = 64 << 20
 """From this size on the lists of an index file stay on the disk, where its codes allow that (fast scan does not)."""
 
 _ADD_ROWS = 65_536
+_ONE_BY_ONE = 10
+"""FAISS's number for scanning list by list, without preparing blocks of queries (IndexIVFFastScan.h, `implem`)."""
 
 
 class AnnIndex:
@@ -32,6 +35,8 @@ class AnnIndex:
         self._index = index
         self._ivf = faiss.extract_index_ivf(index)
         self._is_wrapped = isinstance(index, faiss.IndexPreTransform)
+        ivf = faiss.downcast_index(self._ivf)
+        self._fast_scan = ivf if isinstance(ivf, faiss.IndexIVFFastScan) else None
         self._clone: gpu.GpuClone | None = None
         self._lock = threading.Lock()
         self._may_clone = bool(gpu.count_gpus()) and gpu.fits(faiss, index)
@@ -81,6 +86,8 @@ class AnnIndex:
             if gpu.takes(len(queries), n, nprobe, share) and (clone := self._on_gpu()) is not None:
                 return clone.search(queries, n, nprobe=nprobe, mask=mask, share=share)
         use_threads(faiss, len(queries))
+        if self._fast_scan is not None:  # of its ways this is a tenth faster for a query by itself; both find the same
+            self._fast_scan.implem = _ONE_BY_ONE if len(queries) < BATCH_QUERIES else 0
         parameters, owner = search_parameters(faiss, mask, nprobe=nprobe, behind_transform=self._is_wrapped)
         ids: Int64 = self._index.search(queries, n, params=parameters)[1]
         del owner
