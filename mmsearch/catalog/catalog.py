@@ -254,13 +254,8 @@ def _fact(name: str) -> Any:
     return select(schema.facts.c.value).where(schema.facts.c.name == name)
 
 
-def _count_unsealed(modality: Modality) -> Any:
-    table = schema.unsealed_vectors
-    return select(func.count()).select_from(table).where(table.c.modality == modality)
-
-
-def modality_state(connection: Connection, modality: Modality, dim: int | None) -> ModalityState:
-    """Return the state of a modality from an open transaction; with dim None, without the unsealed rows."""
+def modality_state(connection: Connection, modality: Modality, dim: int) -> ModalityState:
+    """Return the state of a modality, from an open transaction."""
     segments, ann, dead = schema.segments, schema.ann_indexes, schema.dead_vectors
     next_id = connection.execute(
         select(schema.counters.c.next_id).where(schema.counters.c.modality == modality)
@@ -270,14 +265,12 @@ def modality_state(connection: Connection, modality: Modality, dim: int | None) 
     ).mappings()
     dead_ids = connection.execute(select(dead.c.id).where(dead.c.modality == modality).order_by(dead.c.id)).scalars()
     ann_row = connection.execute(select(ann).where(ann.c.modality == modality)).mappings().one_or_none()
-    first, rows = _unsealed(connection, modality, dim) if dim is not None else (0, np.empty((0, 0), np.float16))
-    waiting = len(rows) if dim is not None else int(connection.execute(_count_unsealed(modality)).scalar_one())
+    first, rows = _unsealed(connection, modality, dim)
     return ModalityState(
         modality=modality,
         next_id=int(next_id or 0),
         segments=tuple(SegmentRow(**{**row, "modality": modality}) for row in segment_rows),
         unsealed_first=first,
-        n_unsealed=waiting,
         unsealed=rows,
         dead=np.fromiter(dead_ids, dtype=np.int64),
         ann=None if ann_row is None else AnnRow(**{**ann_row, "modality": modality}),

@@ -23,7 +23,7 @@ def catalog_problems(catalog: Catalog, dim: int) -> list[str]:
                 if segment.first_id < expected:
                     problems.append(f"{modality} segment {segment.file} begins at {segment.first_id}, not {expected}")
                 expected = segment.end
-            known = expected + part.n_unsealed
+            known = expected + len(part.unsealed)
             if known > part.next_id:
                 problems.append(f"{modality} rows for {known} ids are stored, {part.next_id} were given out")
             vectors = schema.vectors

@@ -156,7 +156,6 @@ class ModalityState:
     next_id: int
     segments: tuple[SegmentRow, ...]
     unsealed_first: int
-    n_unsealed: int
     unsealed: Float16
     dead: Int64
     ann: AnnRow | None
@@ -164,7 +163,7 @@ class ModalityState:
     @property
     def stored(self) -> int:
         """The number of rows that lie somewhere, dead ones among them; fewer than ids were given out once compacted."""
-        return sum(segment.rows for segment in self.segments) + self.n_unsealed
+        return sum(segment.rows for segment in self.segments) + len(self.unsealed)
 
     @property
     def live(self) -> int:

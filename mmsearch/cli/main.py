@@ -74,8 +74,7 @@ def _tell(error: Exception) -> None:
         _complain_of_usage(error)
         raise SystemExit(exits.USAGE) from None
     if isinstance(error, MmsearchError | OSError) and not _debugging():
-        is_ours = isinstance(error, MmsearchError)
-        _complain(" ".join(str(error).split()) if is_ours else _of_the_system(error))  # type: ignore[arg-type]
+        _complain(" ".join(str(error).split()) if isinstance(error, MmsearchError) else _of_the_system(error))
         raise SystemExit(exits.status_of(error)) from None
 
 

@@ -53,10 +53,10 @@ def main(descriptor: int) -> None:
     lift_pillow_limit()
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
         try:
-            task: Task = pickle.loads(connection.recv_bytes())  # noqa: S301 - from our own parent
+            task = _told(connection)
         except (ImportError, AttributeError) as error:  # a class of the program that called us, out of reach here
             connection.send_bytes(json.dumps({"unknown": str(error)}).encode())
-            task = pickle.loads(connection.recv_bytes())  # noqa: S301
+            task = _told(connection)
         _limit_memory(task.max_pixels)
         connection.send_bytes(b"{}")
         while True:
@@ -64,6 +64,12 @@ def main(descriptor: int) -> None:
             connection.send_bytes(json.dumps(answer).encode())
             if pixels is not None:
                 connection.send_bytes(pixels.tobytes())
+
+
+def _told(connection: Connection) -> Task:
+    """Return what our own parent says is to be done."""
+    task: Task = pickle.loads(connection.recv_bytes())  # noqa: S301 - nobody else has the other end of the socket
+    return task
 
 
 def _answer(task: Task, place: str) -> tuple[dict[str, Any], UInt8 | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,8 +14,6 @@ from mmsearch.types import Float32, IndexSpec, Int64, Mask
 from mmsearch.vectors import gpu
 from mmsearch.vectors.backend import require_faiss, search_parameters, use_threads
 from mmsearch.vectors.store import VectorStore, widen
-
-_log = logging.getLogger(__name__)
 
 MAPPED_BYTES = 64 << 20
 """From this size on the lists of an index file stay on the disk, where its codes allow that (fast scan does not)."""
@@ -38,8 +35,8 @@ class AnnIndex:
         ivf = faiss.downcast_index(self._ivf)
         self._fast_scan = ivf if isinstance(ivf, faiss.IndexIVFFastScan) else None
         self._clone: gpu.GpuClone | None = None
+        self._has_cloned = not gpu.count_gpus()  # or tried to: there is nothing to be had without one
         self._lock = threading.Lock()
-        self._may_clone = bool(gpu.count_gpus()) and gpu.fits(faiss, index)
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -71,17 +68,18 @@ class AnnIndex:
                 f"FAISS cannot make {spec.factory} for vectors of {store.dim} numbers ({reason[:200]}): choose another"
                 " index."
             ) from error
-        clone = gpu.GpuClone(index) if gpu.count_gpus() and gpu.fits(faiss, index) else None
+        clone = gpu.clone_of(index)
+        add = index.add_with_ids if clone is None else clone.add
         for start in range(0, len(ids), _ADD_ROWS):
             part = ids[start : start + _ADD_ROWS]
-            (clone.add if clone is not None else index.add_with_ids)(widen(store.take(part)), part)
+            add(widen(store.take(part)), part)
         return cls(index if clone is None else clone.to_cpu())
 
     def search(self, queries: Float32, n: int, *, nprobe: int, mask: Mask | None = None) -> Int64:
         """Return ids (nq, n), best first by their codes, padded with −1; only ids where `mask` is True."""
         faiss = require_faiss()
         nprobe = min(nprobe, self.nlist)
-        if self._may_clone and len(queries) >= gpu.LEAST_QUERIES:
+        if len(queries) >= BATCH_QUERIES and (self._clone is not None or not self._has_cloned):
             share = 1.0 if mask is None else np.count_nonzero(mask) / max(1, len(self))
             if gpu.takes(len(queries), n, nprobe, share) and (clone := self._on_gpu()) is not None:
                 return clone.search(queries, n, nprobe=nprobe, mask=mask, share=share)
@@ -94,14 +92,10 @@ class AnnIndex:
         return ids
 
     def _on_gpu(self) -> gpu.GpuClone | None:
-        """Return the copy on the GPU, made with the first batch; None where it does not fit there."""
+        """Return the copy on the GPU, made with the first batch; None where it cannot be had."""
         with self._lock:
-            if self._clone is None and self._may_clone:
-                try:
-                    self._clone = gpu.GpuClone(self._index)
-                except RuntimeError as error:
-                    self._may_clone = False
-                    _log.warning("The index does not fit on the GPU (%s): the CPU searches.", str(error)[:200])
+            if not self._has_cloned:
+                self._clone, self._has_cloned = gpu.clone_of(self._index), True
             return self._clone
 
     def save(self, file: BinaryIO) -> None:

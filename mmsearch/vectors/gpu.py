@@ -8,13 +8,17 @@ all of it, and it has not been run on hardware by us (tests run the same calls w
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
 import numpy as np
 
+from mmsearch.runtime.threads import BATCH_QUERIES
 from mmsearch.types import Float32, Int64, Mask
 from mmsearch.vectors.backend import find_faiss
+
+_log = logging.getLogger(__name__)
 
 CODES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 """Code lengths in bytes that the GPU's IVF-PQ takes."""
@@ -22,9 +26,6 @@ CODES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 FLOAT16_TABLES_FROM = 56
 MOST = 2048
 """The most results and lists probed of one search."""
-
-LEAST_QUERIES = 16
-"""Below so many queries copying to the GPU and back takes longer than a CPU does."""
 
 
 def count_gpus() -> int:
@@ -49,17 +50,27 @@ def fits(faiss: Any, index: Any) -> bool:
 
 
 def takes(n_queries: int, n: int, nprobe: int, share: float) -> bool:
-    """Return True for a search that is within the limits and worth the way; `share` of the rows may come back."""
-    return n_queries >= LEAST_QUERIES and max(nprobe, _wanted(n, share)) <= MOST
+    """Return True for a search within the limits and worth the way to the GPU; `share` of the rows may come back."""
+    return n_queries >= BATCH_QUERIES and max(nprobe, _wanted(n, share)) <= MOST
+
+
+def clone_of(index: Any) -> GpuClone | None:
+    """Return a copy of a trained CPU index on a GPU; None where there is no GPU, or this does not fit on it."""
+    faiss = find_faiss()
+    if faiss is None or not count_gpus() or not fits(faiss, index):
+        return None
+    try:
+        return GpuClone(faiss, index)
+    except RuntimeError as error:
+        _log.warning("The index does not fit on the GPU (%s): the CPU does the work.", str(error)[:200])
+        return None
 
 
 class GpuClone:
     """A trained index on a GPU: rows are added there in batches, queries searched without a selector."""
 
-    def __init__(self, index: Any) -> None:
-        """Copy a CPU index that `fits`; the copy holds what it holds."""
-        faiss = find_faiss()
-        assert faiss is not None
+    def __init__(self, faiss: Any, index: Any) -> None:
+        """Copy a CPU index that `fits`; the copy holds what it holds. See `clone_of`."""
         options = faiss.GpuClonerOptions()
         options.useFloat16 = faiss.downcast_index(index).code_size >= FLOAT16_TABLES_FROM
         self._resources = faiss.StandardGpuResources()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmsearch.runtime.threads import BATCH_QUERIES
 from mmsearch.types import SearchParams
 from mmsearch.vectors import gpu
 from mmsearch.vectors.ann import AnnIndex
@@ -116,7 +117,7 @@ def test_what_a_gpu_does_not_take_stays_on_the_cpu(clones: Clones, monkeypatch: 
     assert clones.made == []
     _, ann = built("IVF32,PQ8np")
     clones.made.clear()
-    ann.search(random_units(gpu.LEAST_QUERIES - 1, DIM), 10, nprobe=4)  # not worth the way
+    ann.search(random_units(BATCH_QUERIES - 1, DIM), 10, nprobe=4)  # not worth the way
     assert clones.made == []
     ann.search(random_units(40, DIM), gpu.MOST + 1, nprobe=4)
     assert clones.made == []
@@ -127,3 +128,14 @@ def test_a_mask_is_applied_to_what_comes_back() -> None:
     found = np.array([[5, 1, 9, -1, 2], [7, 7, 1, 0, 3]])
     mask = np.array([1, 0, 1, 0, 0, 1], dtype=np.bool_)
     assert gpu.allowed_first(found, mask).tolist() == [[5, 2, -1, -1, -1], [0, -1, -1, -1, -1]]
+
+
+def test_a_gpu_that_is_full_leaves_the_work_to_the_cpu(clones: Clones, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("StandardGpuResources: alloc fail type FlatData")
+
+    monkeypatch.setattr(require_faiss(), "index_cpu_to_gpu", full)
+    _, ann = built("IVF32,PQ8np")
+    assert len(ann) == ROWS
+    assert (ann.search(random_units(40, DIM), 10, nprobe=32) >= 0).all()
+    assert clones.made == []
