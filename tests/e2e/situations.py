@@ -148,3 +148,12 @@ def make_home(home: Path) -> Path:
     env = {**os.environ, "MMSEARCH_HOME": str(home)}
     subprocess.run([COMMAND, "index", str(pictures), "--quiet"], env=env, capture_output=True, check=True)
     return pictures
+
+
+SITUATIONS: dict[str, Callable[[Case], Done]] = {}
+
+
+def situation(function: Callable[[Case], Done]) -> Callable[[Case], Done]:
+    """Bind a function to the row that is called like it."""
+    SITUATIONS[function.__name__.strip("_").replace("_", "-")] = function
+    return function
