@@ -2,99 +2,34 @@
 
 from __future__ import annotations
 
-import builtins
-import errno
 import io
 import struct
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
-from indexer.patterns import FolderOptions
-from indexer.sources.folder import FolderSource
-from mmsearch.encoders import load_encoder
-from mmsearch.errors import ImageTooLarge, UnreadableImage
-from mmsearch.images import ImageInfo, decode, is_picture_name, probe, to_rgb
-from mmsearch.types import Encoder, Float32, Modality, SourceEntry, UInt8
-from tests.made_files import ADOBE_RGB, DISPLAY_P3, SRGB, cmyk_profile, dng, grey_profile, linear, rgb_profile
-from tests.support import PHOTOS, encoded
-
-ALIKE = 0.97
-"""Cosine of the worst encoder here (256 colours, 0.975) …"""
-
-UNLIKE = 0.93
-"""… and of the least mistake: the photograph was chosen because every turn and swap of it is another picture."""
-
-PHOTO = Image.open(PHOTOS / "mariachi-band.jpg").convert("RGB").crop((0, 0, 480, 318))
-LARGE = PHOTO.resize((1200, 796), Image.Resampling.BICUBIC)
-DEEP = np.asarray(PHOTO).astype(np.uint16) * 257
-Turn = Image.Transpose
-# What is stored for each EXIF orientation, so that a viewer who turns it sees the photograph.
-STORED = {
-    1: None,
-    2: Turn.FLIP_LEFT_RIGHT,
-    3: Turn.ROTATE_180,
-    4: Turn.FLIP_TOP_BOTTOM,
-    5: Turn.TRANSPOSE,
-    6: Turn.ROTATE_90,
-    7: Turn.TRANSVERSE,
-    8: Turn.ROTATE_270,
-}
-SWAPS = ((2, 1, 0), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1))
-
-
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return load_encoder("compact")
-
-
-@pytest.fixture(scope="module")
-def cosine(encoder: Encoder) -> Callable[[Image.Image], float]:
-    """Return the likeness of a picture and the photograph."""
-
-    def vector(image: Image.Image) -> Float32:
-        return encoder.encode_images(encoder.prepare_image(image)[None])[0]
-
-    photo = vector(PHOTO)
-    return lambda image: float(vector(image) @ photo)
-
-
-Cosine = Callable[[Image.Image], float]
-
-
-def opened(data: bytes, name: str = "test", **options: int) -> tuple[Image.Image, ImageInfo]:
-    image, info = decode(io.BytesIO(data), name, **options)
-    assert probe(io.BytesIO(data), name) == info
-    assert image.mode == "RGB"
-    return image, info
-
-
-def tiff(samples: np.ndarray, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, samples, **options)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def heic(image: Image.Image, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    pytest.importorskip("pillow_heif").from_pillow(image).save(buffer, quality=90, **options)
-    return buffer.getvalue()
-
-
-def with_alpha(image: Image.Image) -> Image.Image:
-    """Return the picture opaque, between stripes of wild colours that nobody can see."""
-    wide = Image.new("RGBA", (image.width, image.height + 2), (255, 0, 255, 0))
-    wide.paste(image, (0, 1))
-    return wide
-
-
-def grey(image: Image.Image) -> Image.Image:
-    return image.convert("L")
-
+from mmsearch.errors import UnreadableImage
+from mmsearch.types import Encoder, UInt8
+from tests.made_files import dng
+from tests.photograph import (
+    ALIKE,
+    DEEP,
+    LARGE,
+    PHOTO,
+    STORED,
+    SWAPS,
+    UNLIKE,
+    Cosine,
+    Turn,
+    grey,
+    heic,
+    opened,
+    tiff,
+    with_alpha,
+)
+from tests.support import encoded
 
 # --- the measure ----------------------------------------------------------------------------------------------------
 
@@ -276,91 +211,6 @@ def test_what_is_no_orientation_is_upright(cosine: Cosine) -> None:
         assert cosine(opened(encoded(PHOTO, "JPEG", quality=90, exif=broken))[0]) > ALIKE
 
 
-# --- colours --------------------------------------------------------------------------------------------------------
-
-SWAPPED = (SRGB[1], SRGB[2], SRGB[0])
-"""Primaries of a display whose red is green, whose green is blue and whose blue is red."""
-
-
-@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF", "JPEG2000", "AVIF", "HEIF"])
-def test_the_colours_are_those_of_the_profile(format_name: str, cosine: Cosine) -> None:
-    red, green, blue = PHOTO.split()
-    stored = Image.merge("RGB", (green, blue, red))
-    profile = rgb_profile(SWAPPED)
-    if format_name == "HEIF":
-        data = heic(stored, icc_profile=profile)
-    elif format_name == "JPEG2000":
-        data = jp2_with_profile(stored, profile)
-    else:
-        data = encoded(stored, format_name, icc_profile=profile)
-    assert cosine(opened(data)[0]) > ALIKE
-    assert cosine(stored) < UNLIKE
-
-
-def jp2_with_profile(image: Image.Image, profile: bytes) -> bytes:
-    """Return a JPEG 2000 file whose colours are told by a profile, which Pillow reads and does not write."""
-    data = encoded(image, "JPEG2000")
-    told = struct.pack(">I4sBBBI", 15, b"colr", 1, 0, 0, 16)
-    profiled = struct.pack(">I4sBBB", 11 + len(profile), b"colr", 2, 0, 0) + profile
-    assert data.count(told) == 1
-    data = data.replace(told, profiled)
-    at = data.index(b"jp2h") - 4
-    size = struct.unpack_from(">I", data, at)[0] + len(profiled) - len(told)
-    return data[:at] + struct.pack(">I", size) + data[at + 4 :]
-
-
-@pytest.mark.parametrize(("primaries", "gamma"), [(DISPLAY_P3, None), (ADOBE_RGB, 2.2)])
-def test_a_wider_space_is_brought_to_srgb(primaries: tuple[tuple[float, ...], ...], gamma: float | None) -> None:
-    inside = np.array([[200, 60, 50], [90, 160, 80], [60, 70, 170], [128, 128, 128], [0, 0, 0], [255, 255, 255]])
-    wide = linear(inside / 255) @ np.array(SRGB) @ np.linalg.inv(np.array(primaries))
-    curve = (
-        wide ** (1 / gamma) if gamma else np.where(wide <= 0.0031308, wide * 12.92, 1.055 * wide ** (1 / 2.4) - 0.055)
-    )
-    stored = Image.fromarray(np.rint(curve.clip(0, 1) * 255).astype(np.uint8)[None].repeat(16, 0))
-    image, _ = opened(encoded(stored, "PNG", icc_profile=rgb_profile(primaries, gamma=gamma)))
-    np.testing.assert_allclose(np.asarray(image)[8], inside, atol=3)
-    assert np.abs(np.asarray(stored)[8].astype(int) - inside).max() > 8
-    stored.info["icc_profile"] = rgb_profile(primaries, gamma=gamma)
-    assert np.array_equal(np.asarray(to_rgb(stored)), np.asarray(image))
-
-
-def test_cmyk_and_grey_profiles(cosine: Cosine, encoder: Encoder) -> None:
-    cyan, magenta, yellow, black = PHOTO.convert("CMYK").split()
-    stored = Image.merge("CMYK", (yellow, cyan, magenta, black))
-    for format_name in ("JPEG", "TIFF"):
-        assert cosine(opened(encoded(stored, format_name, icc_profile=cmyk_profile("MYCK")))[0]) > ALIKE
-        assert cosine(opened(encoded(stored, format_name))[0]) < UNLIKE
-    ramp = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (4, 1)))
-    straight = np.asarray(opened(encoded(ramp, "PNG", icc_profile=grey_profile(1.0)))[0])[0, :, 0].astype(int)
-    assert abs(straight[55] - 128) <= 2  # a fifth of the light is the middle of sRGB
-    with_alpha = np.asarray(opened(encoded(ramp.convert("LA"), "PNG", icc_profile=grey_profile(1.0)))[0])
-    assert np.array_equal(with_alpha[0, :, 0], straight)
-
-
-def test_a_profile_of_srgb_changes_nothing_and_a_broken_one_neither() -> None:
-    plain = np.asarray(opened(encoded(PHOTO, "PNG"))[0])
-    whole = rgb_profile(SWAPPED)
-    broken = [b"x", whole[:140], whole[:-200], whole.replace(b"RGB XYZ ", b"GRAYXYZ "), whole.replace(b"mntr", b"link")]
-    for profile in (rgb_profile(SRGB), cmyk_profile(), *broken):
-        image, _ = opened(encoded(PHOTO, "PNG", icc_profile=profile))
-        assert np.array_equal(np.asarray(image), plain)
-
-
-def test_what_is_decoded_is_plain_srgb_and_tells_nothing() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    exif.get_ifd(0x8825).update({1: "N", 2: (46.0, 31.0, 12.0), 3: "E", 4: (6.0, 37.0, 59.0)})
-    for format_name in ("PNG", "TIFF", "WEBP"):
-        stored = encoded(PHOTO, format_name, exif=exif.tobytes(), icc_profile=rgb_profile(SWAPPED))
-        image, info = opened(stored)
-        assert info.metadata.latitude is not None
-        assert image.info == {}
-        assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(image))  # neither turned nor coloured again
-        again = Image.open(io.BytesIO(encoded(image, format_name)))
-        assert 0x8825 not in again.getexif()
-        assert again.info.get("icc_profile") is None
-
-
 # --- sizes and names ------------------------------------------------------------------------------------------------
 
 
@@ -416,89 +266,3 @@ def test_no_bytes_and_what_starts_a_program(name: str) -> None:
     ):
         with pytest.raises(UnreadableImage, match=r"^x.* cannot be read as a picture: "):
             opened(data, name)
-
-
-# --- what the extras bring ------------------------------------------------------------------------------------------
-
-
-def test_a_raw_file_shows_its_preview_or_is_developed(cosine: Cosine) -> None:
-    pytest.importorskip("rawpy")
-    upside_down = LARGE.transpose(Turn.ROTATE_180)
-    for data in (dng(upside_down, preview=LARGE), dng(LARGE), dng(LARGE, preview=upside_down.resize((300, 200)))):
-        image, info = opened(data, "photo.DNG")
-        assert (info.width, info.height, info.format) == (1200, 796, "DNG")
-        assert info.metadata.camera == "Test Camera"
-        assert cosine(image) > ALIKE
-    preview = dng(upside_down, preview=LARGE.resize((840, 560)))
-    assert cosine(opened(preview, "x.dng", min_side=560)[0]) > ALIKE
-    assert cosine(opened(preview, "x.dng", min_side=561)[0]) < UNLIKE  # the preview would be too small
-    half, _ = opened(dng(LARGE.resize((2400, 1600))), "x.dng")
-    assert half.size == (1200, 800)
-    assert cosine(half) > ALIKE
-
-
-def test_a_preview_that_lies_upright_is_not_turned_again(cosine: Cosine) -> None:
-    pytest.importorskip("rawpy")
-    data = dng(LARGE.transpose(Turn.ROTATE_90), preview=LARGE, orientation=6)
-    assert cosine(opened(data, "x.dng")[0]) > ALIKE
-
-
-def test_a_preview_with_more_pixels_than_the_picture_is_not_decoded(
-    cosine: Cosine,
-) -> None:
-    """The limit is held against the picture: what was hidden behind a small one would get past it."""
-    pytest.importorskip("rawpy")
-    data = dng(PHOTO.resize((96, 64)), preview=LARGE)
-    image, info = opened(data, "x.dng", max_pixels=96 * 64)
-    assert image.size == (info.width, info.height) == (96, 64)
-    same = dng(LARGE.transpose(Turn.ROTATE_180), preview=LARGE)
-    assert cosine(opened(same, "x.dng", max_pixels=1200 * 796)[0]) > ALIKE, "one of the same size is"
-
-
-def test_damaged_raw_files_are_unreadable_or_read(encoder: Encoder) -> None:
-    pytest.importorskip("rawpy")
-    whole = dng(PHOTO.resize((64, 48)), preview=PHOTO.resize((64, 48)))
-    with pytest.raises(ImageTooLarge, match="64 × 48 pixels"):
-        opened(whole, "x.dng", max_pixels=1_000)
-    rng = np.random.default_rng(0)
-    for trial in range(60):
-        data = bytearray(whole)
-        if trial % 2:
-            del data[int(rng.integers(0, len(data))) :]
-        for place in rng.integers(0, len(data), 8) if data else ():
-            data[place] ^= int(rng.integers(1, 256))
-        try:
-            assert decode(io.BytesIO(bytes(data)), "x.dng", max_pixels=10_000_000)[0].mode == "RGB"
-        except (UnreadableImage, ImageTooLarge) as error:
-            assert str(error).startswith("x.dng ")
-
-
-@pytest.mark.parametrize(("module", "extra", "name"), [("pillow_heif", "heif", "x.heic"), ("rawpy", "raw", "x.dng")])
-def test_without_the_extra_the_sentence_names_it(
-    module: str, extra: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = heic(PHOTO) if extra == "heif" else dng(PHOTO)
-    original = builtins.__import__
-
-    def refuse(wanted: str, *args: object, **options: object) -> object:
-        if wanted == module:
-            raise ImportError(wanted)
-        return original(wanted, *args, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(OSError, match=rf'pip install "mmsearch\[{extra}\]"') as raised:
-        decode(io.BytesIO(data), name)
-    assert raised.value.errno == errno.ENOSYS  # it may pass: the file is tried again in the next run
-
-
-def test_a_raw_file_beside_its_developed_picture_is_passed_over(tmp_path: Path) -> None:
-    names = ["IMG_1.CR2", "IMG_1.jpg", "IMG_2.CR2", "IMG_3.NEF", "IMG_3.png.txt", "b.dng", "B.jpg", "c.arw", "c.nef"]
-    for name in names:
-        (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "IMG_2.jpg").mkdir()
-    found = [entry for entry in FolderSource(tmp_path).scan() if isinstance(entry, SourceEntry)]
-    pictures = [Path(entry.uri).name for entry in found if entry.modality is Modality.IMAGE]
-    assert pictures == ["B.jpg", "IMG_1.jpg", "IMG_2.CR2", "IMG_3.NEF", "b.dng", "c.arw", "c.nef"]
-    without = FolderSource(tmp_path, FolderOptions(exclude=("*.jpg",))).scan()
-    assert str(tmp_path / "IMG_1.CR2") in [entry.key for entry in without]  # or neither of the two would be found
-    assert all(map(is_picture_name, ("a.heic", "a.HEIF", "a.CR2", "a.nef", "a.Arw", "a.DNG")))
