@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,9 +48,9 @@ def opened(data: bytes, name: str = "test", **options: int) -> tuple[Image.Image
     return image, info
 
 
-def tiff(samples: np.ndarray, **options: object) -> bytes:
+def tiff(samples: np.ndarray, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, samples, **options)  # type: ignore[arg-type]
+    tifffile.imwrite(buffer, samples, **options)
     return buffer.getvalue()
 
 

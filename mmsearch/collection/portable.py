@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from glob import escape
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -104,7 +105,7 @@ def export_collection(
 
 def _frozen(
     collection: Collection, staged: Layout, *, with_places: bool
-) -> tuple[int, list[SegmentRow], list[BinaryIO]]:
+) -> tuple[int, list[SegmentRow], list[BufferedReader]]:
     """Return how many items one state has and its segments, with their files open; `staged.catalog` is its catalog.
 
     A writer may collect a file between the two; an open one stays readable.
@@ -117,7 +118,7 @@ def _frozen(
             items = sum(copy.counts().items.values())
         close_copy(staged.catalog)
         rows = [segment for part in state.modalities.values() for segment in part.segments]
-        opened: list[BinaryIO] = []
+        opened: list[BufferedReader] = []
         try:
             for row in rows:
                 opened.append(collection.layout.path(row.file).open("rb"))
@@ -130,7 +131,12 @@ def _frozen(
 
 
 def _write_archive(
-    stream: BinaryIO, layout: Layout, catalog: Path, rows: list[SegmentRow], opened: list[BinaryIO], progress: Told
+    stream: BinaryIO,
+    layout: Layout,
+    catalog: Path,
+    rows: list[SegmentRow],
+    opened: list[BufferedReader],
+    progress: Told,
 ) -> None:
     done, total = 0, catalog.stat().st_size + sum(row.bytes for row in rows)
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
@@ -141,7 +147,7 @@ def _write_archive(
         done += catalog.stat().st_size
         for row, segment in zip(rows, opened, strict=True):
             progress(done, total)
-            if hashlib.file_digest(segment, "sha256").hexdigest() != row.sha256:  # type: ignore[arg-type]
+            if hashlib.file_digest(segment, "sha256").hexdigest() != row.sha256:
                 raise CollectionCorrupt(f"{row.file} is not what the catalog says: run 'mmsearch verify'.")
             _add(archive, row.file, segment, row.sha256)
             done += row.bytes

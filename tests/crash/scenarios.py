@@ -14,7 +14,8 @@ import resource
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ import indexer.load
 import indexer.pipeline
 import mmsearch.collection.compaction
 import mmsearch.collection.writer
-from indexer import index
+from indexer import IndexReport, index
+from indexer.watch import watch
 from mmsearch.catalog.database import Database
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.compaction import compact, merge_segments
@@ -43,8 +45,13 @@ def run_index(place: Path, pictures: Path) -> None:
 
 
 def run_watched(place: Path, pictures: Path) -> None:
-    """Index one folder below the root, as a watcher does."""
-    index([pictures / "below"], collection=place, encoder=ToyEncoder(), allow_mass_delete=True)
+    """Watch one folder below the root, until it has been brought up to date once."""
+    stop = threading.Event()
+
+    def once(places: Sequence[str]) -> IndexReport:
+        return index(list(places), collection=place, encoder=ToyEncoder(), allow_mass_delete=True)
+
+    watch(once, [pictures / "below"], collection=place, stop=stop, ready=stop.set)
 
 
 def run_build(place: Path, _pictures: Path) -> None:
@@ -152,8 +159,8 @@ class Steps:
                 self.step()
             self.step()
 
-        Database.write = stepped_write  # type: ignore[method-assign]
-        Database._outside_transaction = self.around(outside)  # type: ignore[method-assign]
+        setattr(Database, "write", stepped_write)  # noqa: B010 - for this process, which is there to be killed
+        setattr(Database, "_outside_transaction", self.around(outside))  # noqa: B010 - as above
 
 
 def play(told: dict[str, Any], report: int) -> None:
@@ -184,7 +191,7 @@ def main() -> None:
             try:
                 play(told, writing)
                 status = 0
-            except BaseException as error:  # noqa: BLE001 - told to the test
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the test is told
                 os.write(writing, f"{type(error).__name__}: {error}".encode())
             finally:
                 os._exit(status)

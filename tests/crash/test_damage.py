@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pillow_heif
 import pytest
@@ -27,10 +28,10 @@ DAMAGED = 300
 FLIPS = 200
 
 
-def _saved(format_name: str, **options: object) -> Callable[[Image.Image], bytes]:
+def _saved(format_name: str, **options: Any) -> Callable[[Image.Image], bytes]:
     def save(image: Image.Image) -> bytes:
         buffer = io.BytesIO()
-        image.save(buffer, format_name, **options)  # type: ignore[arg-type]
+        image.save(buffer, format_name, **options)
         return buffer.getvalue()
 
     return save

@@ -239,6 +239,13 @@ def test_killed_at_two_hundred_random_moments(tmp_path: Path, server: Server) ->
     while kills < MANY:
         for path in rng.sample(sorted(world.pictures.rglob("*.png")), 3):
             picture(rng.randrange(10**6)).save(path)
+        if rng.random() < 0.1:  # an old collection can be upgraded but once
+            old = World(tmp_path / "old", world.pictures)
+            shutil.rmtree(old.place, ignore_errors=True)
+            shutil.copytree(STORED, old.place)
+            kills += server.play("upgrade", old, kill_after=rng.uniform(0.005, 0.2))[0] == -9
+            assert_whole(old, "upgrade")
+            continue
         before = held(world)
         name = rng.choice(names) if before else "index"
         status, said = server.play(name, world, kill_after=rng.uniform(0.005, 0.4))

@@ -185,7 +185,7 @@ def test_every_prefix_opens_at_some_commit(tmp_path: Path) -> None:
         index([pictures], collection=place, encoder=ToyEncoder(), index_kind="ivfpq", recall=0.5)
         mark()
         for path in sorted(pictures.iterdir())[::3]:
-            os.remove(path)  # noqa: PTH107 - not one of those that are recorded
+            os.remove(path)  # noqa: PTH107 - Path.unlink is recorded, and this is not the collection's doing
         index([pictures], collection=place, encoder=ToyEncoder())
         mark()
         with Collection.open(place) as collection, collection.writer() as writer:

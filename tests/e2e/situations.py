@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,12 +55,12 @@ class Case:
         """The default collection."""
         return self.home / "collections" / "default"
 
-    def run(self, *arguments: str | Path, first: str = "", patch: str = "", **options: object) -> Done:
+    def run(self, *arguments: str | Path, first: str = "", patch: str = "", **options: Any) -> Done:
         """Run the command; `first` is done in the process that becomes it, `patch` inside of it."""
         command = self.command(*arguments, first=first, patch=patch)
         return subprocess.run(
             command, env=self.env(), capture_output=True, text=True, timeout=100, check=False, **options
-        )  # type: ignore[call-overload,no-any-return]
+        )
 
     def command(self, *arguments: str | Path, first: str = "", patch: str = "") -> Sequence[str]:
         """Return the words of a command line."""
@@ -120,7 +121,7 @@ class Case:
             writer.commit()
             writer.seal(Modality.IMAGE)
             if kind is not None:
-                maintain(opened, writer, kind=kind)  # type: ignore[arg-type]
+                maintain(opened, writer, kind=kind)
         self.items += count
 
     def other_collection(self, name: str, *, uri: str = "", fingerprint: str = "") -> Path:

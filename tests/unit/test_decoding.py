@@ -86,7 +86,7 @@ def test_a_class_that_cannot_be_imported_there_prepares_here(folder: Path, monke
     from tests import hostile
 
     module = types.ModuleType("no_such_module")
-    module._Hidden = hostile.Hidden  # type: ignore[attr-defined]
+    setattr(module, "_Hidden", hostile.Hidden)  # noqa: B010 - a made-up module has no such attribute
     monkeypatch.setitem(sys.modules, "no_such_module", module)  # it is known here alone
     decoder = Decoder(hostile.UnsendableEncoder())
     made = decoder.decode(str(folder / "good-3.png"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -232,3 +233,31 @@ def test_progress_knows_the_total_before_the_work_is_done(tmp_path: Path, place:
     run(place, toy, folder, progress=watch)
     assert (watch.total, watch.finished) == (300, 300)
     assert watch.known_at < 150
+
+
+def test_a_clock_that_goes_backwards_loses_no_change(photos: Path, place: Path, toy: ToyEncoder) -> None:
+    """A file of tomorrow is compared by content for as long as its time cannot tell whether it has changed since."""
+    path = next(iter(sorted(photos.iterdir())))
+    tomorrow = time.time() + 86_400
+    os.utime(path, (tomorrow, tomorrow))
+    run(place, toy, photos)
+    picture(77).save(path)
+    os.utime(path, (tomorrow, tomorrow))  # written under a clock that was set back, at the same time by its own telling
+    assert run(place, toy, photos).changed == 1
+    os.utime(path, (1, 1))  # and a time before that
+    again = run(place, toy, photos)
+    assert (again.kept, again.changed, again.added, again.deleted) == (6, 0, 0, 0)
+
+
+def test_a_picture_replaced_by_a_folder_is_gone_and_what_is_in_it_found(
+    photos: Path, place: Path, toy: ToyEncoder
+) -> None:
+    path = next(iter(sorted(photos.iterdir())))
+    run(place, toy, photos)
+    path.unlink()
+    path.mkdir()
+    picture(78).save(path / "inside.png")
+    report = run(place, toy, photos)
+    assert (report.added, report.deleted, report.failed) == (1, 1, [])
+    assert path.name not in uris(place)
+    assert "inside.png" in uris(place)

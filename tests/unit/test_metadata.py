@@ -53,7 +53,8 @@ def read(
 
 def nanoseconds(*moment: int, minutes_east: int = 0) -> int:
     zone = timezone(timedelta(minutes=minutes_east))
-    return round(datetime(*moment, tzinfo=zone).timestamp()) * 1_000_000_000  # type: ignore[arg-type,misc]
+    year, month, day, hour, minute, second = moment
+    return round(datetime(year, month, day, hour, minute, second, tzinfo=zone).timestamp()) * 1_000_000_000
 
 
 @pytest.fixture
@@ -169,7 +170,9 @@ def test_place() -> None:
     told = read(exif_of(gps=LAUSANNE))
     assert (told.latitude, told.longitude) == (pytest.approx(46.5201, abs=1e-6), pytest.approx(6.6332, abs=1e-6))
     west = read(exif_of(gps=LAUSANNE | {GPS.GPSLatitudeRef: "s", GPS.GPSLongitudeRef: "W"}))
-    assert (west.latitude, west.longitude) == (-told.latitude, -told.longitude)  # type: ignore[operator]
+    assert told.latitude is not None
+    assert told.longitude is not None
+    assert (west.latitude, west.longitude) == (-told.latitude, -told.longitude)
     assert read(exif_of(gps=LAUSANNE), "PNG").latitude == told.latitude
     assert read(exif_of(gps=LAUSANNE), "TIFF").longitude == told.longitude
 

@@ -54,7 +54,8 @@ def exported(made: Path, tmp_path: Path, place: Path) -> Path:
 
 def members(file: Path) -> Members:
     with tarfile.open(file) as archive:
-        return {one.name: archive.extractfile(one).read() for one in archive}  # type: ignore[union-attr]
+        files = {one.name: archive.extractfile(one) for one in archive}
+        return {name: file.read() for name, file in files.items() if file is not None}
 
 
 def rewrite(file: Path, change: Callable[[Members], None]) -> None:

@@ -6,6 +6,7 @@ import builtins
 import errno
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,10 +88,10 @@ def test_without_the_extra_the_sentence_names_it(
     data = heic(PHOTO) if extra == "heif" else dng(PHOTO)
     original = builtins.__import__
 
-    def refuse(wanted: str, *args: object, **options: object) -> object:
+    def refuse(wanted: str, *args: Any, **options: Any) -> object:
         if wanted == module:
             raise ImportError(wanted)
-        return original(wanted, *args, **options)  # type: ignore[arg-type]
+        return original(wanted, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(OSError, match=rf'pip install "mmsearch\[{extra}\]"') as raised:
