@@ -10,7 +10,7 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,22 +74,21 @@ def watch(
     due = set(watched.present())
     if not due:
         raise SourceError("No source of the collection is there to be watched: name a folder, or mount its disk.")
+    seen = watched.present()
     while not stop.is_set():
-        present = watched.present()
-        for changes in _changes([place for place in present if Path(place).is_dir()], stop):
-            due |= watched.touched(changes) | watched.changed_files(present)
+        for changes in _changes([place for place in seen if Path(place).is_dir()], stop):
+            now = watched.present()  # before the run: what changes during it differs from this
+            due |= watched.touched(changes) | {place for place in seen if place in now and now[place] != seen[place]}
+            if [(place, one.identity) for place, one in now.items()] != [(p, one.identity) for p, one in seen.items()]:
+                due |= now.keys()  # sources have gone, come back or been replaced: between two watches nobody looks
+                seen = now
+                break
+            seen = now
             if due:
                 first = not watched.has_run
                 due = _run(run, watched, due)
                 if first and watched.has_run:
                     ready()
-            if stop.is_set() or (now := watched.present()).keys() != present.keys():
-                break
-            if gone_and_back := {place for place in now if now[place].identity != present[place].identity}:
-                due |= gone_and_back
-                break
-            present = now
-        due |= watched.present().keys() - present.keys()  # they have come back
 
 
 def _run(run: Run, watched: _Watched, due: set[str]) -> set[str]:
@@ -145,12 +144,6 @@ class _Watched:
             _log.warning("%s is not there any more: nothing of it is forgotten, it is watched for.", place)
         self._away = away
         return found
-
-    def changed_files(self, before: Mapping[str, _Seen]) -> set[str]:
-        """Return the sources that are files and not what they were."""
-        return {
-            place for place, seen in self.present().items() if place in before and seen.stamps != before[place].stamps
-        }
 
     def touched(self, changes: Iterable[tuple[object, str]]) -> set[str]:
         """Return the folders in which something changed that a scan would see."""

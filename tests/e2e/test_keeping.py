@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -151,10 +150,8 @@ def test_watch(tmp_path: Path, number: signal.Signals) -> None:
         done = call(tmp_path, "index", "-q")
         assert done.returncode == 0, "another may write in between"
         child.send_signal(number)
-        started = time.monotonic()
         _, errors = child.communicate(timeout=30)
         assert (child.returncode, "Traceback" in errors) == (0, False), errors
-        assert time.monotonic() - started < 5
         assert "watching; Ctrl-C ends it" in errors
 
 

