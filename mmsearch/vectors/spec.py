@@ -27,11 +27,8 @@ On the vectors of `compact` and on CLIP-like ones the same codes find more of th
 with centroids costs half.
 """
 
-HNSW_LISTS = 16_384
-"""From this many lists on the nearest are found by a graph: comparing a query with all centroids would take 1 ms."""
-
 _FACTORY = re.compile(
-    r"(?:OPQ\d+(?:_\d+)?,|PCAR?\d+,)?IVF(?P<nlist>\d+)(?:_HNSW\d*)?,(?:Flat|SQ8|SQfp16|PQ\d+(?:x4fs|x\d+)?(?:np)?)"
+    r"(?:OPQ\d+(?:_\d+)?,|PCAR?\d+,)?IVF(?P<nlist>\d+),(?:Flat|SQ8|SQfp16|PQ\d+(?:x4fs|x\d+)?(?:np)?)"
 )
 _POINTS_PER_LIST = 39  # what FAISS's k-means asks for before it warns
 _MIN_8_BIT = 256
@@ -62,7 +59,7 @@ def choose_spec(n: int, dim: int, kind: IndexKind = "auto", *, on_gpu: bool = Fa
         return _factory(n, kind)
     nlist = 2 ** round(math.log2(4 * math.sqrt(n)))
     nlist = max(1, min(nlist, n // _POINTS_PER_LIST))
-    coarse = f"IVF{nlist}_HNSW32" if nlist >= HNSW_LISTS else f"IVF{nlist}"
+    coarse = f"IVF{nlist}"  # no graph over the centroids: docs/search-index.md has what was measured
     if kind == "ivfsq8":
         codes, words = "SQ8", "8 bits a number"
     elif on_gpu and n >= _MIN_8_BIT:

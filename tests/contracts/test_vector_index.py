@@ -63,7 +63,6 @@ MAKERS: dict[str, Callable[[], VectorIndex]] = {
     "compacted, exact": lambda: compacted(0, "flat"),
     "compacted, ivfpq": lambda: compacted(ROWS, "ivfpq"),
     "compacted, ivfsq8 with a tail": lambda: compacted(2400, "ivfsq8"),
-    "coarse graph": lambda: ivf(2400, "IVF64_HNSW8,PQ8x4fs"),
 }
 
 

@@ -240,7 +240,7 @@ def test_tuning_raises_candidates_or_lists_until_both_kinds_are_served() -> None
         (1_000_000, "auto", False, "PCAR256,IVF4096,PQ64x4fs"),
         (1_000_000, "auto", True, "IVF4096,PQ64np"),
         (1_000_000, "ivfsq8", False, "IVF4096,SQ8"),
-        (100_000_000, "auto", False, "PCAR256,IVF32768_HNSW32,PQ64x4fs"),
+        (100_000_000, "auto", False, "PCAR256,IVF32768,PQ64x4fs"),
         (1_000_000, "OPQ64,IVF1024,PQ64np", False, "OPQ64,IVF1024,PQ64np"),
         (63, "ivfpq", False, "Flat"),
         (100, "IVF64,PQ8np", False, "Flat"),
