@@ -20,7 +20,9 @@ MAX_TOKENS = 256
 RESIZE = "squash"  # what ships; a key of RESIZERS
 KS = (1, 5, 10)
 DEV_SHARDS = ("flickr8k-dev-000", "coco-dev-000")
-TRAIN_SHARDS = tuple(f"flickr8k-train-{i:03d}" for i in range(3)) + tuple(f"coco-train-{i:03d}" for i in range(8))
+FLICKR_SHARDS = tuple(f"flickr8k-train-{i:03d}" for i in range(3))
+TRAIN_SHARDS = FLICKR_SHARDS + tuple(f"coco-train-{i:03d}" for i in range(8))
+MORE_SHARDS = tuple(f"coco-more-{i:03d}" for i in range(4))  # what more.py writes
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -40,7 +42,7 @@ class Sample:
 
 
 def read_shard(path: Path) -> Iterator[Sample]:
-    """Yield the samples of a webdataset shard (NAME.webp + NAME.json), in the order of the tar."""
+    """Yield the samples of a webdataset shard (NAME.webp or NAME.jpg, then NAME.json), in the order of the tar."""
     pictures: dict[str, bytes] = {}
     with tarfile.open(path) as archive:
         for member in archive:
@@ -48,11 +50,16 @@ def read_shard(path: Path) -> Iterator[Sample]:
             if stream is None:
                 continue
             name, _, kind = member.name.rpartition(".")
-            if kind == "webp":
+            if kind in ("webp", "jpg"):
                 pictures[name] = stream.read()
             elif kind == "json":
                 captions = tuple(str(text).strip() for text in json.load(stream)["captions"])
                 yield Sample(name, pictures.pop(name), captions)
+
+
+def train_shards(folder: Path, ending: str) -> tuple[str, ...]:
+    """Return the shards to train on: TRAIN_SHARDS, and those of MORE_SHARDS that are in `folder` with this ending."""
+    return TRAIN_SHARDS + tuple(shard for shard in MORE_SHARDS if (folder / f"{shard}{ending}").exists())
 
 
 def squash(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Measure the shipped files: `python -m training.compact_v1.evaluate --model DIR --data DIR`.
+"""Measure the shipped files: `python -m training.compact.evaluate --model DIR --data DIR`.
 
 Recall on the dev shards, then size, time to open and speed; needs onnxruntime, tokenizers and pillow only.
 """

@@ -1,4 +1,4 @@
-"""Write the shipped files: `python -m training.compact_v1.export --work DIR --out DIR`.
+"""Write the shipped files: `python -m training.compact.export --weights FILE --out DIR`.
 
 Towers and heads become two ONNX files, with tokenizer, manifest and canonical vectors beside them. Prints how
 far the small files are from the float32 originals.
@@ -92,14 +92,16 @@ def synthetic_pictures() -> Pixels:
     return np.stack(values).astype(np.uint8)
 
 
-def load_encoders(work: Path) -> tuple[Encoder, Encoder]:
-    """Return image and text encoder in float32, with the heads that train.py wrote."""
-    state = torch.load(work / "head.pt", weights_only=True)
+def load_encoders(weights: Path) -> tuple[Encoder, Encoder]:
+    """Return image and text encoder in float32, with the heads that train.py wrote, or all that tune.py did."""
+    state = torch.load(weights, weights_only=True)
     shape = Shape(**state["shape"])
-    image_head, text_head = ImageHead(shape), TextHead(shape)
-    image_head.load_state_dict(state["image"])
-    text_head.load_state_dict(state["text"])
-    return Encoder(ImageTower(), image_head).eval(), Encoder(TextTower(), text_head).eval()
+    image = Encoder(ImageTower(), ImageHead(shape)).eval()
+    text = Encoder(TextTower(), TextHead(shape)).eval()
+    for encoder, part in ((image, state["image"]), (text, state["text"])):
+        is_whole = any(name.startswith("tower.") for name in part)
+        (encoder if is_whole else encoder.head).load_state_dict(part)
+    return image, text
 
 
 def least_cosine(left: Floats, right: Floats) -> float:
@@ -167,12 +169,12 @@ def write_golden(out: Path, pictures: Floats, texts: Floats) -> None:
 def main() -> None:
     """Write everything except the model card and the notice, which are written by hand."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="head.pt or tuned.pt")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     out: Path = arguments.out
-    image, text = load_encoders(arguments.work)
-    save_image_graph(image, out / "image.onnx", output="embedding")
+    image, text = load_encoders(arguments.weights)
+    save_image_graph(image, out / "image.onnx", outputs=("embedding", "tokens"))
     save_text_graph(text, out / "text.onnx", output="embedding")
     tokenizer = open_tokenizer(tokenizer_file())
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)

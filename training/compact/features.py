@@ -1,15 +1,15 @@
-"""Extract the frozen features once: `python -m training.compact_v1.features --data DIR --work DIR`.
+"""Extract the frozen features once: `python -m training.compact.features --data DIR --work DIR`.
 
-Writes `WORK/features/{shard}-{view}.npy` (float16, (n, 3696)), and for kind "captions" and "phrases"
+Writes `WORK/features/{shard}-{view}.npy` (float16, (n, 3696)), with `--cuts` `{shard}-{view}-cut.npy` (float16,
+(n, 120, 17, 17): what the tuned blocks of the image tower start from; 70 KB each), and for "captions" and "phrases"
 `{shard}-{kind}.npy` (float16, (m, 1152)) and `{shard}-{kind}-owner.npy` (int64 (m,): number of the picture).
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from PIL import Image
 from .common import (
     DEV_SHARDS,
     IMAGE_SIZE,
-    TRAIN_SHARDS,
     Pixels,
     Sample,
     centre_crop,
@@ -31,14 +30,17 @@ from .common import (
     run_texts,
     squash,
     to_pixels,
+    train_shards,
 )
 from .graphs import save_image_graph, save_text_graph
 from .phrases import phrases
-from .towers import ImageTower, TextTower, tokenizer_file
+from .towers import CUT_SHAPE, FeatureTower, ImageTower, TextTower, tokenizer_file
 
-BATCH = 16
+BATCH = 8
+THREADS = 2
 SMALLEST_AREA = 0.5
 SEED = 3
+Halves = NDArray[np.float16]
 View = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
@@ -78,21 +80,21 @@ def _phrases(samples: list[Sample]) -> tuple[list[str], list[int]]:
 TEXTS = {"captions": _captions, "phrases": _phrases}
 
 
-def extract_view(
-    session: InferenceSession, samples: list[Sample], view: View, *, seed: int, batch: int = BATCH
-) -> NDArray[np.float16]:
-    """Return features of one view of every sample, float16 (n, features)."""
+def extract_view(session: InferenceSession, samples: list[Sample], view: View, *, seed: int) -> tuple[Halves, Halves]:
+    """Return features (n, 3696) and the cut (n, 120, 17, 17) of one view of every sample, float16."""
 
-    def pixels(item: tuple[int, Sample]) -> Pixels:
-        return to_pixels(view(item[1].image(), np.random.default_rng((seed, item[0]))))
+    def pixels(index: int) -> Pixels:
+        return to_pixels(view(samples[index].image(), np.random.default_rng((seed, index))))
 
-    rows: list[NDArray[np.float16]] = []
-    with ThreadPoolExecutor(2) as pool:
-        stream: Iterator[Pixels] = pool.map(pixels, enumerate(samples))
-        while part := list(itertools.islice(stream, batch)):
-            (values,) = session.run(["features"], {"pixels": np.stack(part)})
-            rows.append(values.astype(np.float16))
-    return np.concatenate(rows)
+    def rows(start: int) -> tuple[Halves, Halves]:
+        batch = np.stack([pixels(index) for index in range(start, min(start + BATCH, len(samples)))])
+        features, cut = session.run(["features", "cut"], {"pixels": batch})
+        return features.astype(np.float16), cut.astype(np.float16)
+
+    with ThreadPoolExecutor(THREADS) as pool:  # each decodes and runs its own batches, on one thread
+        parts = list(pool.map(rows, range(0, len(samples), BATCH)))
+    features, cuts = zip(*parts, strict=True)
+    return np.concatenate(features), np.concatenate(cuts)
 
 
 def main() -> None:
@@ -100,17 +102,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--cuts", action="store_true", help="keep the cuts, too: tune.py starts from them")
     arguments = parser.parse_args()
     towers, folder = arguments.work / "towers", arguments.work / "features"
     folder.mkdir(parents=True, exist_ok=True)
     if not (towers / "text.onnx").exists():
-        save_image_graph(ImageTower(), towers / "image.onnx", output="features")
+        tower = FeatureTower(ImageTower())
+        save_image_graph(tower, towers / "image.onnx", outputs=("features", "cut"), shape=CUT_SHAPE)
         save_text_graph(TextTower(), towers / "text.onnx", output="features")
-    image_session, text_session = open_session(towers / "image.onnx"), open_session(towers / "text.onnx")
+    image_session, text_session = open_session(towers / "image.onnx", threads=1), open_session(towers / "text.onnx")
     tokenizer = open_tokenizer(tokenizer_file())
 
-    jobs = [(view, shard) for view in ("squash", "crop") for shard in DEV_SHARDS]
-    jobs += [(view, shard) for view in ("squash", "random") for shard in TRAIN_SHARDS]
+    jobs = [("squash", shard) for shard in DEV_SHARDS]
+    jobs += [(view, shard) for view in ("squash", "random") for shard in train_shards(arguments.data, ".tar")]
     for view, shard in jobs:
         started, target = time.monotonic(), folder / f"{shard}-{view}.npy"
         if target.exists():
@@ -122,7 +126,10 @@ def main() -> None:
                 rows = run_texts(text_session, tokenizer, texts, output="features")
                 np.save(folder / f"{shard}-{kind}.npy", rows.astype(np.float16))
                 np.save(folder / f"{shard}-{kind}-owner.npy", np.array(owner, np.int64))
-        np.save(target, extract_view(image_session, samples, VIEWS[view], seed=SEED))
+        features, cut = extract_view(image_session, samples, VIEWS[view], seed=SEED)
+        if arguments.cuts:
+            np.save(folder / f"{shard}-{view}-cut.npy", cut)
+        np.save(target, features)  # last: where it stands, the shard is done
         print(f"{target.name}: {len(samples) / (time.monotonic() - started):.0f} pictures/s", flush=True)
 
 

@@ -35,22 +35,24 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], outputs: dict[str, dic
         return fold(onnx.load(path))
 
 
-def _save(model: onnx.ModelProto, path: Path, token_shape: tuple[int | None, int]) -> None:
-    """Write the finished model; `token_shape` is what follows n in the tokens, None where it varies."""
-    for dim, size in zip(model.graph.output[1].type.tensor_type.shape.dim[1:], token_shape, strict=True):
+def _save(model: onnx.ModelProto, path: Path, shape: tuple[int | None, ...]) -> None:
+    """Write the finished model; `shape` is what follows n in the second output, None where it varies."""
+    for dim, size in zip(model.graph.output[1].type.tensor_type.shape.dim[1:], shape, strict=True):
         if size is not None:
             dim.dim_value = size
-    finish(model, producer="mmsearch/training/compact_v1")
+    finish(model, producer="mmsearch/training/compact")
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
 
 
-def save_image_graph(module: nn.Module, path: Path, *, output: str) -> None:
-    """Write a module from pixels to (`output`, tokens): convolutions as float16, matrices as int8."""
+def save_image_graph(
+    module: nn.Module, path: Path, *, outputs: tuple[str, str], shape: tuple[int, ...] = (GRID**2, POOLED)
+) -> None:
+    """Write a module from pixels to two outputs, the second (n, *shape): convolutions as float16, matrices as int8."""
     pixels = torch.arange(2 * 3 * IMAGE_SIZE**2).reshape(2, 3, IMAGE_SIZE, IMAGE_SIZE).remainder(251).to(torch.uint8)
-    model = _export(module, {"pixels": pixels}, {output: {0: "n"}, "tokens": {0: "n"}})
+    model = _export(module, {"pixels": pixels}, {name: {0: "n"} for name in outputs})
     shrink(model)
-    _save(model, path, (GRID**2, POOLED))
+    _save(model, path, shape)
 
 
 def save_text_graph(module: nn.Module, path: Path, *, output: str) -> None:

