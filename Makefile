@@ -3,6 +3,7 @@ PYTHON ?= python3
 DEV := .venv
 DEMO := .venv-demo
 DEMO_HOME := .demo
+WORKERS := -n 2 --dist loadfile
 BENCHMARKS := retrieval evaluation cold_start indexing exact_scan install_size open_clip_speed fast_decode threads million masks large_collection many_files cold
 
 .PHONY: help demo test test-all test-quick check format bench clean
@@ -41,13 +42,13 @@ demo: $(DEMO)/ready
 	@printf '\nThe collection lies in %s; try: MMSEARCH_HOME=%s %s/bin/mmsearch query "…"\n' .demo .demo $(DEMO)
 
 test: $(DEV)/ready
-	$(DEV)/bin/python -m pytest -m "not exhaustive"
+	$(DEV)/bin/python -m pytest $(WORKERS) -m "not exhaustive"
 
 test-all: $(DEV)/ready
-	$(DEV)/bin/python -m pytest
+	$(DEV)/bin/python -m pytest $(WORKERS)
 
 test-quick: $(DEV)/ready
-	$(DEV)/bin/python -m pytest -m "not slow and not exhaustive"
+	$(DEV)/bin/python -m pytest $(WORKERS) -m "not slow and not exhaustive"
 
 check: $(DEV)/ready
 	$(DEV)/bin/ruff format --check .

@@ -51,10 +51,13 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     while kills < KILLS:
         log = tmp_path / f"run-{kills}-{finished}.log"
         child = start(folder, place, log)
-        if rng.random() < 0.8:  # most kills hit a run that has begun to work, however slow the machine
-            while child.poll() is None and not (log.exists() and log.stat().st_size):
+        if rng.random() < 0.8:  # most kills hit a run that has done some work, however slow the machine
+            work = rng.randrange(PICTURES // 3)
+            while child.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > work):
                 time.sleep(0.01)
-        time.sleep(rng.uniform(0.0, 2.5))
+            time.sleep(rng.uniform(0.0, 0.3))
+        else:
+            time.sleep(rng.uniform(0.0, 2.5))
         child.kill()
         _, err = child.communicate(timeout=60)
         if child.returncode == 0:  # it was faster: begin again, to be killed while it deletes and builds
