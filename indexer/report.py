@@ -57,6 +57,35 @@ class IndexReport:
     commit: int = 0
 
 
+@dataclass(slots=True)
+class ReembedReport:
+    """What a move from one encoder (`before`) to another (`encoder`, both URIs) did. Filled while it runs.
+
+    `embedded` counts vectors computed (in a dry run: those that would be), `taken_over` those that an earlier run had.
+    `switched` tells whether the collection is of the new encoder now, and was not before. What stands in the way may be
+    `away`: how many pictures of which sources (by path) cannot be read now; and `held_back`: how many are gone, but are
+    too many to be deleted unasked. `failed` could not be read; `deleted` items went with the switch. `indexed` and
+    `stages` are those of `IndexReport`.
+    """
+
+    collection: str
+    before: str
+    encoder: str
+    embedded: dict[Modality, int] = field(default_factory=lambda: dict.fromkeys(Modality, 0))
+    taken_over: dict[Modality, int] = field(default_factory=lambda: dict.fromkeys(Modality, 0))
+    switched: bool = False
+    away: dict[str, int] = field(default_factory=dict)
+    held_back: int = 0
+    deleted: int = 0
+    failed: list[Failed] = field(default_factory=list)
+    indexed: list[Modality] = field(default_factory=list)
+    stages: tuple[StageReport, ...] = ()
+    interrupted: bool = False
+    dry_run: bool = False
+    seconds: float = 0.0
+    commit: int = 0
+
+
 class Progress:
     """Told how a run gets on; this one listens to nothing. Every method is called from the thread that runs `index`."""
 

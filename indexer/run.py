@@ -20,6 +20,7 @@ from indexer.report import Failed, IndexReport, Progress
 from indexer.sources import CorpusSource, FolderSource, known_source, make_source
 from indexer.stages import StageTimes
 from mmsearch.collection.collection import Collection
+from mmsearch.collection.encoder import own_encoder, reembed_command
 from mmsearch.collection.layout import Layout
 from mmsearch.collection.maintenance import maintain
 from mmsearch.config import Settings
@@ -141,9 +142,8 @@ def _opened(
         if not sources:
             raise
         collection = None
-    wanted = encoder or (collection.spec.uri if collection else DEFAULT_ENCODER)
     try:
-        engine = load_encoder(wanted, device=device) if isinstance(wanted, str) else wanted
+        engine = _encoder(collection, encoder, device=device)
         if collection is None and not dry_run:
             collection = Collection.create(path, engine.spec)
         if collection is not None and collection.spec.fingerprint != engine.spec.fingerprint:
@@ -156,6 +156,14 @@ def _opened(
             collection.close()
 
 
+def _encoder(collection: Collection | None, wanted: Encoder | str | None, *, device: str | None) -> Encoder:
+    """Return the encoder that was named, else that of the collection, else the default one."""
+    if not wanted and collection is not None:
+        return own_encoder(collection.layout.root, collection.spec, device=device)
+    named = wanted or DEFAULT_ENCODER
+    return load_encoder(named, device=device) if isinstance(named, str) else named
+
+
 def _mismatch(collection: Collection, encoder: Encoder, sources: Sequence[Source]) -> EncoderMismatch:
     bound, wanted = collection.spec.uri, encoder.spec.uri
     other = f"{collection.layout.root}-{wanted.replace(':', '-').replace('/', '-')}"
@@ -163,7 +171,8 @@ def _mismatch(collection: Collection, encoder: Encoder, sources: Sequence[Source
     command = shlex.join(["mmsearch", "index", *paths, "--collection", other, "--encoder", wanted])
     how = difference(collection.spec, encoder.spec)
     return EncoderMismatch(
-        f"The collection {collection.layout.root} {how}: make another one with '{command}'.",
+        f"The collection {collection.layout.root} {how}: make another one with '{command}', or move this one with"
+        f" '{reembed_command(collection.layout.root, wanted)}'.",
         bound=bound,
         wanted=wanted,
     )

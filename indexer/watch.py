@@ -21,6 +21,7 @@ from indexer.report import IndexReport
 from indexer.sources import make_source
 from mmsearch.catalog.rows import Root
 from mmsearch.collection.collection import Collection
+from mmsearch.collection.encoder import own_encoder
 from mmsearch.collection.scope import is_below, is_left_out
 from mmsearch.config import Settings
 from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
@@ -48,7 +49,9 @@ def loaded_encoder(collection: PathLike | None, encoder: str | None, *, device: 
     """Return the encoder of a collection, or of one to be made, to be kept loaded from one run to the next."""
     try:
         with Collection.open(Settings.from_environment().collection_path(collection)) as opened:
-            return load_encoder(encoder or opened.spec.uri, device=device)
+            if encoder:
+                return load_encoder(encoder, device=device)
+            return own_encoder(opened.layout.root, opened.spec, device=device)
     except CollectionNotFound:
         return load_encoder(encoder or DEFAULT_ENCODER, device=device)
 

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from indexer import IndexReport, Progress, index
+    from indexer import IndexReport, Progress, ReembedReport, index, reembed
     from mmsearch import errors
     from mmsearch.collection.collection import Collection
     from mmsearch.encoders import list_encoders, load_encoder
@@ -40,6 +40,7 @@ _HOMES = {
     "Modality": "mmsearch.types:Modality",
     "ModelInfo": "mmsearch.encoders.models:ModelInfo",
     "Progress": "indexer:Progress",
+    "ReembedReport": "indexer:ReembedReport",
     "SearchEngine": "mmsearch.engine.engine:SearchEngine",
     "SearchParams": "mmsearch.types:SearchParams",
     "SearchResult": "mmsearch.types:SearchResult",
@@ -50,6 +51,7 @@ _HOMES = {
     "list_models": "mmsearch.encoders.models:list_models",
     "load_encoder": "mmsearch.encoders:load_encoder",
     "open": "mmsearch.engine.engine:open_collection",
+    "reembed": "indexer:reembed",
     "repair": "mmsearch.engine.repairing:repair_collection",
 }
 
@@ -64,6 +66,7 @@ __all__ = [
     "Modality",
     "ModelInfo",
     "Progress",
+    "ReembedReport",
     "SearchEngine",
     "SearchParams",
     "SearchResult",
@@ -75,6 +78,7 @@ __all__ = [
     "list_models",
     "load_encoder",
     "open",
+    "reembed",
     "repair",
 ]
 

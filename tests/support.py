@@ -15,7 +15,10 @@ from PIL import Image
 from indexer import IndexReport, index
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.maintenance import verify
-from mmsearch.types import EncoderSpec, Float32, Modality, UInt8
+from mmsearch.encoders import load_encoder
+from mmsearch.encoders.tuned_head import TowerMap, TunedHead
+from mmsearch.training.store import write_encoder
+from mmsearch.types import Encoder, EncoderSpec, Float32, Modality, UInt8
 
 HAS_OPEN_CLIP = find_spec("open_clip") is not None and find_spec("transformers") is not None
 
@@ -33,10 +36,12 @@ COLOURS = {
 
 
 class ToyEncoder:
-    """Colours in an 8 × 8 grid; a text is the colour it names on a faint pattern of its own. Counts what it encodes."""
+    """Colours in a grid; a text is the colour it names on a faint pattern of its own. Counts what it encodes."""
 
-    def __init__(self, uri: str = "toy:1") -> None:
-        self._spec = EncoderSpec(uri=uri, dim=192, image_size=8, fingerprint=hashlib.sha256(uri.encode()).hexdigest())
+    def __init__(self, uri: str = "toy:1", *, side: int = 8) -> None:
+        fingerprint = hashlib.sha256(uri.encode()).hexdigest()
+        self._side = side
+        self._spec = EncoderSpec(uri=uri, dim=3 * side * side, image_size=side, fingerprint=fingerprint)
         self.images = 0
         self.texts = 0
 
@@ -46,19 +51,19 @@ class ToyEncoder:
 
     @property
     def min_side(self) -> int:
-        return 8
+        return self._side
 
     @property
     def image_batch(self) -> int:
         return 32
 
     def prepare_image(self, image: Image.Image) -> UInt8:
-        small = image.resize((8, 8), Image.Resampling.BOX)
+        small = image.resize((self._side, self._side), Image.Resampling.BOX)
         return np.ascontiguousarray(np.asarray(small, dtype=np.uint8).transpose(2, 0, 1))
 
     def encode_images(self, pixels: UInt8) -> Float32:
         self.images += len(pixels)
-        return unit(pixels.reshape(len(pixels), 192).astype(np.float32) - 127.5)
+        return unit(pixels.reshape(len(pixels), self._spec.dim).astype(np.float32) - 127.5)
 
     def encode_texts(self, texts: Sequence[str]) -> Float32:
         self.texts += len(texts)
@@ -66,9 +71,9 @@ class ToyEncoder:
         for text in texts:
             colour = next((rgb for name, rgb in COLOURS.items() if name in text.lower()), (127, 127, 127))
             seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
-            own = np.random.default_rng(seed).normal(0, 20, (3, 64))
+            own = np.random.default_rng(seed).normal(0, 20, (3, self._side**2))
             rows.append((np.array(colour)[:, None] - 127.5 + own).reshape(-1))
-        return unit(np.array(rows, dtype=np.float32).reshape(len(texts), 192))
+        return unit(np.array(rows, dtype=np.float32).reshape(len(texts), self._spec.dim))
 
     def text_notes(self, text: str) -> tuple[str, ...]:
         return ("toy: that is Greek to me",) if any("α" <= char <= "ω" for char in text) else ()
@@ -140,3 +145,24 @@ def age(folder: Path) -> None:
         if path.is_file():
             stat = path.stat()
             os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns - 3_600_000_000_000))
+
+
+def random_head(dim: int, seed: int = 0) -> TunedHead:
+    """Return a head that moves vectors a little."""
+    rng = np.random.default_rng(seed)
+
+    def some(*shape: int) -> Float32:
+        return rng.normal(0, 0.02, shape).astype(np.float32)
+
+    maps = [
+        TowerMap(np.eye(dim, dtype=np.float32) + some(dim, dim), some(dim, 8), some(8), some(8, dim), some(dim))
+        for _ in range(2)
+    ]
+    return TunedHead(*maps)
+
+
+def tuned_encoder(name: str) -> Encoder:
+    """Write an encoder tuned:NAME over the compact one into the home folder, and return it."""
+    base = load_encoder("compact").spec
+    write_encoder(name, random_head(base.dim), base, card="a card", told={}, force=True)
+    return load_encoder(f"tuned:{name}")

@@ -11,6 +11,7 @@ import numpy as np
 from sqlalchemy import Connection, Row, func, literal_column, select
 
 from mmsearch.catalog import schema
+from mmsearch.catalog.binding import Binding, check_bound, read_binding
 from mmsearch.catalog.changes import KNOWN_ITEM, VECTOR_OF, Transaction, held_fact, to_known_item
 from mmsearch.catalog.database import Database
 from mmsearch.catalog.filters import below, clauses
@@ -29,7 +30,7 @@ from mmsearch.catalog.rows import (
     rows_from_bytes,
 )
 from mmsearch.errors import CollectionCorrupt
-from mmsearch.types import Filter, Int64, Item, Modality, PictureMetadata
+from mmsearch.types import EncoderSpec, Filter, Int64, Item, Modality, PictureMetadata
 
 _T = TypeVar("_T")
 _IN_LIST = 500  # ids in one IN (…), well under SQLite's limit of variables
@@ -90,10 +91,20 @@ class Catalog:
         with self._database.read() as connection:
             return _token(connection)
 
-    def state(self, dim: int) -> CatalogState:
-        """Return everything a reader needs, from one transaction."""
+    def binding(self) -> Binding:
+        """Return whose the catalog is."""
         with self._database.read() as connection:
-            modalities = {modality: modality_state(connection, modality, dim) for modality in Modality}
+            return read_binding(connection)
+
+    def state(self, spec: EncoderSpec) -> CatalogState:
+        """Return everything a reader needs, from one transaction; raise EncoderMismatch when its rows are of another.
+
+        Ids mean the same vectors before and after a collection has moved to another encoder, but rows of the two must
+        never meet.
+        """
+        with self._database.read() as connection:
+            check_bound(connection, spec, self._database.path.parent)
+            modalities = {modality: modality_state(connection, modality, spec.dim) for modality in Modality}
             return CatalogState(_token(connection), modalities)
 
     # --- items ------------------------------------------------------------------------------------------------------
@@ -197,7 +208,7 @@ class Catalog:
             if not rows:
                 return
             last = rows[-1].id
-            yield [StoredItem(_new_item(row), row.vector_id) for row in rows]
+            yield [to_stored_item(row) for row in rows]
 
     def known_failures(self, root_id: int) -> dict[str, KnownFailure]:
         """Return a root's unreadable files by key."""
@@ -307,8 +318,9 @@ def captions_of(connection: Connection, groups: set[str]) -> dict[str, tuple[str
     return captions
 
 
-def _new_item(row: Row[Any]) -> NewItem:
-    return NewItem(
+def to_stored_item(row: Row[Any]) -> StoredItem:
+    """Return a row of `items` and the `content_hash` of its vector as a value."""
+    item = NewItem(
         key=row.key,
         modality=Modality(row.modality),
         uri=row.uri,
@@ -323,6 +335,7 @@ def _new_item(row: Row[Any]) -> NewItem:
         format=row.format,
         metadata=_metadata(row) if row.modality == Modality.IMAGE else None,
     )
+    return StoredItem(item, row.vector_id, row.root_id)
 
 
 def _metadata(row: Row[Any]) -> PictureMetadata:

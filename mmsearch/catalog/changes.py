@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from mmsearch.catalog import places, schema
+from mmsearch.catalog import places, schema, switching
+from mmsearch.catalog.binding import ENCODER, FINGERPRINT, spec_to_text
 from mmsearch.catalog.rows import LEFT_OUT, AnnRow, Changes, KnownItem, NewItem, Relocated, Root, SegmentRow
-from mmsearch.types import Int64, Modality, PictureMetadata
+from mmsearch.types import EncoderSpec, Int64, Modality, PictureMetadata
 
 KNOWN_ITEM = (
     select(
@@ -87,8 +88,7 @@ class Transaction:
 
     def finish(self) -> None:
         """Write what was put off to the end; called once, before the commit."""
-        for modality, vector_id in sorted(self._unused):
-            self._retire(modality, vector_id)
+        self._retire_those_put_off()
         for modality, next_id in self._next_ids.items():
             statement = upsert(schema.counters).values(modality=modality, next_id=next_id)
             self._connection.execute(
@@ -153,6 +153,11 @@ class Transaction:
         self._connection.execute(_INSERT_VECTOR, {**vector, "content_hash": content_hash})
         self._connection.execute(_INSERT_ROW, {**vector, "row": row})
         return vector_id
+
+    def _retire_those_put_off(self) -> None:
+        for modality, vector_id in sorted(self._unused):
+            self._retire(modality, vector_id)
+        self._unused.clear()
 
     def _retire(self, modality: Modality, vector_id: int) -> None:
         """Let a vector go that no item needs any more; its id stays taken and becomes a dead one."""
@@ -348,6 +353,25 @@ class Transaction:
                 self._connection.execute(delete(gone).where(within))
         for segment in new:
             self._connection.execute(insert(table).values(**dataclasses.asdict(segment)))
+        self._next_layout()
+
+    def bind(self, spec: EncoderSpec) -> None:
+        """Note which encoder the rows are of."""
+        self.set_fact(FINGERPRINT, spec.fingerprint)
+        self.set_fact(ENCODER, spec_to_text(spec))
+
+    def switch_encoder(
+        self,
+        spec: EncoderSpec,
+        segments: Sequence[SegmentRow],
+        *,
+        ids: Mapping[Modality, Int64],
+        changed: Mapping[int, bytes],
+    ) -> None:
+        """Let rows of another encoder take the place of all there are; see `switching.switch`."""
+        self._retire_those_put_off()
+        switching.switch(self._connection, segments, ids, changed)
+        self.bind(spec)
         self._next_layout()
 
     def set_ann(self, modality: Modality, row: AnnRow | None) -> None:

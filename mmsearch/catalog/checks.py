@@ -5,19 +5,24 @@ from __future__ import annotations
 from sqlalchemy import Connection, func, select
 
 from mmsearch.catalog import schema
+from mmsearch.catalog.binding import check_bound
 from mmsearch.catalog.catalog import Catalog, modality_state
 from mmsearch.corpora.records import text_hash
-from mmsearch.types import Modality
+from mmsearch.types import EncoderSpec, Modality
 
 _SHOWN = 5
 
 
-def catalog_problems(catalog: Catalog, dim: int) -> list[str]:
-    """Return what is wrong between items, vectors, texts and the places where rows lie, a sentence each."""
+def catalog_problems(catalog: Catalog, spec: EncoderSpec) -> list[str]:
+    """Return what is wrong between items, vectors, texts and the places where rows lie, a sentence each.
+
+    Raise EncoderMismatch when it was moved to another encoder than `spec` tells of.
+    """
     problems: list[str] = []
     with catalog.database.read() as connection:  # one transaction, for somebody may be writing
+        check_bound(connection, spec, catalog.database.path.parent)
         for modality in Modality:
-            part = modality_state(connection, modality, dim)
+            part = modality_state(connection, modality, spec.dim)
             expected = 0
             for segment in part.segments:
                 if segment.first_id < expected:

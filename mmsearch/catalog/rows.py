@@ -30,10 +30,11 @@ class NewItem:
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """An item with all that is stored of it, and the id of its vector."""
+    """An item with all that is stored of it, and the ids of its vector and of its root."""
 
     item: NewItem
     vector_id: int
+    root_id: int
 
 
 @dataclass(frozen=True, slots=True)

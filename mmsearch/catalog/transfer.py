@@ -11,6 +11,7 @@ from urllib.parse import quote
 from sqlalchemy import Table
 
 from mmsearch.catalog import schema
+from mmsearch.catalog.binding import ENCODER, spec_from_text
 from mmsearch.catalog.catalog import Catalog
 from mmsearch.catalog.database import SCHEMA_VERSION, translated
 from mmsearch.corpora.reader import KINDS
@@ -139,6 +140,7 @@ def _check_facts(connection: sqlite3.Connection) -> None:
         try:
             is_sound = not is_count or 0 <= int(value or 0) < 2**63
             is_sound &= name != "recall_target" or 0 < float(value) <= 1
+            is_sound &= name != ENCODER or spec_from_text(value) is not None
         except ValueError:
             is_sound = False
         if not is_sound:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gc
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,14 +26,14 @@ from mmsearch.cli.options import (
     SplitOption,
     corpus_options,
 )
-from mmsearch.cli.output import note, short_path, to_json, write
+from mmsearch.cli.output import note, to_json, write
+from mmsearch.cli.reembed import check_alone
+from mmsearch.cli.reembed import reembed as move_to_another_encoder
+from mmsearch.cli.running import INTERRUPTED, interruptible, note_failures, shown_progress, stages_line
 
 if TYPE_CHECKING:
-    from indexer import IndexReport, Progress
+    from indexer import IndexReport
     from indexer.patterns import FolderOptions
-    from indexer.stages import StageReport
-
-_SHOWN_FAILURES = 10
 
 
 def index(
@@ -53,7 +50,10 @@ def index(
     encoder: Annotated[
         str | None,
         typer.Option(
-            "--encoder", metavar="URI", help="The encoder of a new collection. [default: compact]", show_default=False
+            "--encoder",
+            metavar="URI",
+            help="The encoder of a new collection, or with --reembed the one to move to. [default: compact]",
+            show_default=False,
         ),
     ] = None,
     device: DeviceOption = None,
@@ -103,7 +103,12 @@ def index(
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Compare files by their content, not by size and time.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete even more than half of a source.")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes", "-y", help="Delete even more than half of a source; with --reembed also what cannot be read now."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -115,6 +120,13 @@ def index(
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on, and index what changes, until Ctrl-C (needs the extra [watch]).")
     ] = False,
+    reembed: Annotated[
+        bool,
+        typer.Option(
+            "--reembed",
+            help="Move the whole collection to another encoder: embed all of it again, then switch (docs/keeping.md).",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
@@ -124,6 +136,10 @@ def index(
     """
     if watch and (dry_run or as_json):
         raise typer.BadParameter("--watch goes neither with --dry-run nor with --json")
+    if reembed:
+        told = images, split, image_column, caption_column, include, exclude, min_size, kind, recall
+        has_others = captions_only or rehash or watch or any(one not in (None, []) for one in told)
+        check_alone(has_paths=bool(paths), has_others=has_others)
     import mmsearch
     from indexer.watch import loaded_encoder
     from mmsearch.errors import SourceError
@@ -132,12 +148,26 @@ def index(
 
     gc.enable()
     lift_pillow_limit()
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    if reembed:
+        move_to_another_encoder(
+            collection,
+            encoder=encoder,
+            device=device,
+            max_pixels=limit,
+            fast_decode=fast_decode,
+            yes=yes,
+            dry_run=dry_run,
+            as_json=as_json,
+            quiet=quiet,
+        )
+        return
     stop = threading.Event()
     bring = partial(
         mmsearch.index,
         collection=collection,
         device=device,
-        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        max_pixels=limit,
         fast_decode=fast_decode,
         stop=stop,
     )
@@ -164,7 +194,7 @@ def index(
             partial(first, encoder=engine), partial(bring, encoder=engine), paths or [], collection, stop, quiet=quiet
         )
         return
-    with _interruptible(stop), _progress(quiet=quiet) as progress:
+    with interruptible(stop), shown_progress(quiet=quiet) as progress:
         report = first(encoder=encoder, progress=progress)
     if as_json:
         write(to_json(report))
@@ -233,7 +263,7 @@ def _watch(
 
     def run(places: Sequence[str]) -> IndexReport:
         is_first = not reports
-        with _progress(quiet=quiet or not is_first) as progress:
+        with shown_progress(quiet=quiet or not is_first) as progress:
             report = first(progress=progress) if is_first else bring(list(places))
         if (
             is_first
@@ -245,7 +275,7 @@ def _watch(
         reports[:] = [report]
         return report
 
-    with _interruptible(stop):
+    with interruptible(stop):
         watch(run, paths, collection=collection, stop=stop, ready=lambda: note("mmsearch: watching; Ctrl-C ends it."))
     if any(report.interrupted for report in reports):
         raise typer.Exit(exits.INTERRUPTED)
@@ -271,15 +301,12 @@ def _summary(report: IndexReport, *, with_stages: bool) -> None:
     parts = parts or ["stopped before anything was done" if report.interrupted else "nothing to do"]
     write(f"{', '.join(parts)} in {report.seconds:.1f} s{rate}")
     if with_stages and len(report.stages) > 1:
-        note(_stages(report.stages))
+        note(stages_line(report.stages))
     for modality in report.indexed:
         write(f"built the search index of the {modality} vectors")
     if find_faiss() is None:
         note(f"mmsearch: FAISS is missing, so search is exact and there is no IVF-PQ: {HOW_TO_GET_FAISS}")
-    for failure in report.failed[:_SHOWN_FAILURES]:
-        note(f"  {short_path(failure.key)}: {failure.reason.removeprefix(failure.key).strip()}")
-    if len(report.failed) > _SHOWN_FAILURES:
-        note(f"  … and {len(report.failed) - _SHOWN_FAILURES:,} more (all of them with --json)")
+    note_failures(report.failed)
     if sum("No such file" in failure.reason for failure in report.failed) > len(report.failed) / 2 > 1:
         note("mmsearch: if these are the pictures of a corpus, name their folder with --images.")
     if report.held_back:
@@ -288,43 +315,4 @@ def _summary(report: IndexReport, *, with_stages: bool) -> None:
             " If that is right, run it again with --yes."
         )
     if report.interrupted:
-        note("mmsearch: interrupted; everything so far is kept, run the same command again to go on.")
-
-
-def _stages(stages: tuple[StageReport, ...]) -> str:
-    """Return how fast each stage was and how much of the time it was at work; the busiest holds up the others."""
-    parts = [f"{one.stage} {one.per_second:,.0f}/s ({one.busy:.0%} busy)" for one in stages]
-    busiest = max(stages, key=lambda one: one.busy)
-    return f"mmsearch: {', '.join(parts)}; the slowest is {busiest.stage}"
-
-
-@contextmanager
-def _interruptible(stop: threading.Event) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM end the run at the next batch, and a second one at once."""
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise exits.Interrupted
-        stop.set()
-        note("mmsearch: stopping at the next batch (once more to stop at once) …")
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Progress | None]:
-    if quiet:
-        yield None
-        return
-    from mmsearch.cli.progress import BarProgress, LineProgress
-
-    if sys.stderr.isatty():
-        with BarProgress() as bar:
-            yield bar
-    else:
-        yield LineProgress()
+        note(INTERRUPTED)

@@ -12,9 +12,11 @@ from mmsearch.cli.options import CollectionOption, DeviceOption, JsonOption, Max
 from mmsearch.cli.output import hit_as_dict, hit_table, note, result_as_dict, to_json, write, write_paths
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mmsearch.engine.engine import SearchEngine
     from mmsearch.engine.query import ImageQuery, TextQuery
-    from mmsearch.types import Encoder
+    from mmsearch.types import Encoder, EncoderSpec
 
 _NONE = {
     "image": "pictures at all; --target text searches its captions.",
@@ -120,20 +122,25 @@ def _open(
     layout = Layout(Settings.from_environment().collection_path(collection))
     _, spec = read_manifest(layout)
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(_loaded_encoder, encoder or spec.uri, device, query)
+        loading = pool.submit(_loaded_encoder, layout.root, spec, encoder, device, query)
         from mmsearch.collection.collection import Collection
         from mmsearch.engine.engine import SearchEngine
 
         opened = Collection.open(layout.root)
+        if opened.spec != spec:  # a move to another encoder was killed before the manifest told of it
+            loading = pool.submit(_loaded_encoder, layout.root, opened.spec, encoder, device, query)
         return SearchEngine(opened, loading.result())
 
 
-def _loaded_encoder(uri: str, device: str | None, query: ImageQuery | TextQuery) -> Encoder:
-    """Return an encoder whose tower for such a query is in memory."""
+def _loaded_encoder(
+    root: Path, spec: EncoderSpec, uri: str | None, device: str | None, query: ImageQuery | TextQuery
+) -> Encoder:
+    """Return the encoder that was named, else that of a collection; its tower for such a query is in memory."""
+    from mmsearch.collection.encoder import own_encoder
     from mmsearch.encoders import load_encoder
     from mmsearch.engine.query import TextQuery
 
-    encoder = load_encoder(uri, device=device)
+    encoder = load_encoder(uri, device=device) if uri else own_encoder(root, spec, device=device)
     if isinstance(query, TextQuery):
         encoder.encode_texts([query.text])
     else:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmsearch.catalog.binding import UUID
 from mmsearch.catalog.catalog import Catalog
 from mmsearch.catalog.rows import Root
 from mmsearch.collection.atomic import make_folder
@@ -85,6 +86,7 @@ class Collection:
         self.catalog = catalog
         self.spec = spec
         self.uuid = identity
+        self._has_old_manifest = False
         self._snapshot: Snapshot | None = None
         self._lock = threading.Lock()
 
@@ -92,12 +94,16 @@ class Collection:
     def open(cls, path: Path) -> Collection:
         """Return the collection at `path`; raise CollectionNotFound, CollectionCorrupt or UnsupportedFormat."""
         layout = Layout(path)
-        identity, spec = read_manifest(layout)
+        identity, told = read_manifest(layout)
         catalog = Catalog(layout.catalog)
-        if (catalog.fact("uuid"), catalog.fact("fingerprint")) != (identity, spec.fingerprint):
+        bound = catalog.binding()
+        spec = told if bound.fingerprint == told.fingerprint else bound.spec
+        if bound.uuid != identity or spec is None:
             catalog.close()
             raise CollectionCorrupt(f"The catalog {layout.catalog} belongs to another collection: put its own back.")
-        return cls(layout, catalog, spec, identity)
+        opened = cls(layout, catalog, spec, identity)
+        opened._has_old_manifest = spec is not told
+        return opened
 
     @classmethod
     def create(cls, path: Path, spec: EncoderSpec) -> Collection:
@@ -119,12 +125,12 @@ class Collection:
         with locked(layout):
             if not layout.manifest.is_file():
                 catalog = Catalog(layout.catalog, create=True)
-                identity = catalog.fact("uuid") or str(uuid.uuid4())
-                bound = catalog.fact("fingerprint")
+                told = catalog.binding()
+                identity, bound = told.uuid or str(uuid.uuid4()), told.fingerprint
                 if bound is None:
                     with catalog.transaction() as transaction:
-                        transaction.set_fact("uuid", identity)
-                        transaction.set_fact("fingerprint", spec.fingerprint)
+                        transaction.set_fact(UUID, identity)
+                        transaction.bind(spec)
                 catalog.close()
                 if bound not in (None, spec.fingerprint):
                     raise CollectionCorrupt(
@@ -136,10 +142,14 @@ class Collection:
 
     def rebind(self, uri: str) -> None:
         """Remember that the same encoder is now to be loaded by another URI: its weights were moved."""
-        spec = replace(self.spec, uri=uri)
         with locked(self.layout):
-            write_manifest(self.layout, self.uuid, spec, replace=True)
+            self.move_to(replace(self.spec, uri=uri))
+
+    def move_to(self, spec: EncoderSpec) -> None:
+        """Let the manifest tell of the encoder that the catalog is bound to; under the lock of the writer."""
+        write_manifest(self.layout, self.uuid, spec, replace=True)
         self.spec = spec
+        self._has_old_manifest = False
 
     def close(self) -> None:
         """Let go of the catalog and of every mapped file that no search is using."""
@@ -156,7 +166,7 @@ class Collection:
         """Return the newest committed state; the same object while nothing was committed since."""
         with self._lock:
             if self._snapshot is None or self._snapshot.state.token != self.catalog.token():
-                self._snapshot = Snapshot(self.layout, self.spec.dim, self.catalog.state(self.spec.dim))
+                self._snapshot = Snapshot(self.layout, self.spec.dim, self.catalog.state(self.spec))
             return self._snapshot
 
     def index(self, modality: Modality) -> tuple[int, VectorIndex]:
@@ -181,7 +191,8 @@ class Collection:
     def writer(self) -> Iterator[Writer]:
         """Yield the one writer; what it has not committed at the end is committed, or dropped by an exception.
 
-        Raise CollectionLocked when another process is writing, CollectionReadOnly, or NetworkFileSystem.
+        Raise CollectionLocked when another process is writing, EncoderMismatch when one has moved the collection to
+        another encoder since it was opened, CollectionReadOnly, or NetworkFileSystem.
         """
         refuse_network(self.layout.root)
         if not self.catalog.writable:
@@ -192,6 +203,8 @@ class Collection:
         with locked(self.layout):
             try:
                 with Writer(self.layout, self.catalog, self.spec) as writer:
+                    if self._has_old_manifest:
+                        self.move_to(self.spec)
                     yield writer
             finally:
                 self.catalog.checkpoint()
@@ -209,7 +222,7 @@ class Collection:
     def info(self) -> CollectionInfo:
         """Return the numbers of the newest state."""
         counts = self.catalog.counts()
-        state = self.catalog.state(self.spec.dim)
+        state = self.catalog.state(self.spec)
         modalities = {}
         for modality, vectors in state.modalities.items():
             ann = vectors.ann

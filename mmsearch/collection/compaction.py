@@ -41,7 +41,7 @@ class Compaction:
 def merge_segments(collection: Collection, writer: Writer) -> int:
     """Merge neighbouring segments where there are enough small ones, and return how many files are now fewer."""
     fewer = 0
-    for modality, state in collection.catalog.state(collection.spec.dim).modalities.items():
+    for modality, state in collection.catalog.state(collection.spec).modalities.items():
         for group in _groups(state.segments):
             if len(group) >= MERGE_FROM and not _damage(collection, group):
                 fewer += len(group) - len(_rewrite(collection, writer, modality, group, _NOTHING))
@@ -57,7 +57,7 @@ def compact(collection: Collection, writer: Writer) -> Compaction:
     rows = files = 0
     for modality in Modality:
         writer.seal(modality)
-        state = collection.catalog.state(collection.spec.dim).modalities[modality]
+        state = collection.catalog.state(collection.spec).modalities[modality]
         for group in _groups(state.segments):
             dead = _dead_in(state, group)
             if len(dead) or len(group) > 1:

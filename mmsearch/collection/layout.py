@@ -16,6 +16,9 @@ FORMAT_VERSION = 1
 _CATALOG = "catalog.sqlite3"
 _DATA_FILE = re.compile(r"vectors/\w+/\d{12}-[0-9a-f]{8}\.npy|ann/\w+/[0-9a-f]{32}/index\.faiss")
 _STAGED_FILE = re.compile(r"[0-9a-f]{32}\.part")
+_INCOMING = "reembed"
+_INCOMING_FOLDER = re.compile(r"[0-9a-f]{16}")
+_INCOMING_FILE = re.compile(r"\d{12}-[0-9a-f]{32}\.npy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,30 @@ class Layout:
         if not self.tmp.is_dir():
             return []
         return sorted(path for path in self.tmp.iterdir() if _STAGED_FILE.fullmatch(path.name))
+
+    def incoming_names(self) -> list[str]:
+        """Return how the fingerprints begin of the encoders whose rows gather here, or did when a run was killed."""
+        folder = self.root / _INCOMING
+        if not folder.is_dir():
+            return []
+        return sorted(path.name for path in folder.iterdir() if _INCOMING_FOLDER.fullmatch(path.name))
+
+    def incoming_files(self, fingerprint: str, modality: Modality) -> list[Path]:
+        """Return the files of rows of another encoder, in the order of their names."""
+        folder = self._incoming(fingerprint, modality)
+        return sorted(path for path in folder.glob("*") if _INCOMING_FILE.fullmatch(path.name))
+
+    def new_incoming(self, fingerprint: str, modality: Modality, first_id: int, sha256: str) -> Path:
+        """Return the path of a file of such rows, whose name says what must be in it."""
+        return self._incoming(fingerprint, modality) / f"{first_id:012d}-{sha256[:32]}.npy"
+
+    def incoming_folders(self, fingerprint: str) -> list[Path]:
+        """Return the folders that such rows lie in, and those around them, innermost first."""
+        folders = [self._incoming(fingerprint, modality) for modality in Modality]
+        return [path for path in (*folders, folders[0].parent, self.root / _INCOMING) if path.is_dir()]
+
+    def _incoming(self, fingerprint: str, modality: Modality) -> Path:
+        return self.root / _INCOMING / fingerprint[:16] / modality
 
     def strangers(self) -> list[str]:
         """Return the names in a folder without a manifest that a creation cut short cannot have left there."""

@@ -1,4 +1,7 @@
-"""The manifest of a collection: its format, identity and encoder. Written once or nearly so, and light to read."""
+"""The manifest of a collection: its format, identity and encoder. Written once or nearly so, and light to read.
+
+Of the encoder it is a copy: where the catalog is bound to another, a move to that was killed before the copy was made.
+"""
 
 from __future__ import annotations
 
@@ -45,16 +48,21 @@ def read_manifest(layout: Layout) -> tuple[str, EncoderSpec]:
 
 
 def write_manifest(layout: Layout, identity: str, spec: EncoderSpec, *, replace: bool = False) -> None:
-    """Make the manifest, the last file of a new collection; replace it where the same encoder lies elsewhere now."""
+    """Make the manifest, the last file of a new collection; replace it where its encoder is another by now."""
+    data = manifest_bytes(identity, spec)
+
+    def fill(file: BinaryIO) -> None:
+        file.write(data)
+
+    write_file(layout.manifest, layout.new_staged(), fill, replace=replace)
+
+
+def manifest_bytes(identity: str, spec: EncoderSpec) -> bytes:
+    """Return what stands in the manifest of a collection."""
     manifest = {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
         "uuid": identity,
         "encoder": dataclasses.asdict(spec),
     }
-    text = json.dumps(manifest, indent=2) + "\n"
-
-    def fill(file: BinaryIO) -> None:
-        file.write(text.encode())
-
-    write_file(layout.manifest, layout.new_staged(), fill, replace=replace)
+    return (json.dumps(manifest, indent=2) + "\n").encode()

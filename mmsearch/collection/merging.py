@@ -38,7 +38,7 @@ def merge(
         if source.spec.fingerprint != target.spec.fingerprint:
             raise EncoderMismatch(
                 f"{source.layout.root} was made with {source.spec.uri}, {target.layout.root} with {target.spec.uri}:"
-                " only collections of one encoder can be merged.",
+                " only collections of one encoder can be merged, and 'mmsearch index --reembed' moves one to another.",
                 bound=target.spec.uri,
                 wanted=source.spec.uri,
             )

@@ -20,6 +20,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+from mmsearch.catalog.binding import is_sound
 from mmsearch.catalog.catalog import Catalog
 from mmsearch.catalog.rows import SegmentRow
 from mmsearch.catalog.transfer import check_foreign, check_rows, close_copy, copy_catalog
@@ -28,7 +29,7 @@ from mmsearch.collection.collection import Collection, CollectionInfo
 from mmsearch.collection.filesystem import refuse_network
 from mmsearch.collection.layout import Layout
 from mmsearch.collection.maintenance import maintain, verify
-from mmsearch.collection.manifest import read_manifest
+from mmsearch.collection.manifest import manifest_bytes, read_manifest
 from mmsearch.errors import (
     CollectionCorrupt,
     CollectionError,
@@ -88,25 +89,33 @@ def export_collection(
         raise CollectionError(f"{file} is there already: name another file, or say --force to replace it.")
     with _folder_beside(file) as folder:
         staged = Layout(folder)
-        items, rows, opened = _frozen(collection, staged, with_places=with_places)
+        frozen = _frozen(collection, staged, with_places=with_places)
         try:
             written = write_file(
                 file,
                 staged.new_staged(),
-                lambda stream: _write_archive(stream, collection.layout, staged.catalog, rows, opened, progress),
+                lambda stream: _write_archive(stream, collection.layout, staged.catalog, frozen, progress),
                 replace=replace,
             )
         finally:
-            for one in opened:
+            for one in frozen.files:
                 one.close()
     file.chmod(0o600)
-    return ExportReport(str(file), items, written.bytes, written.sha256)
+    return ExportReport(str(file), frozen.items, written.bytes, written.sha256)
 
 
-def _frozen(
-    collection: Collection, staged: Layout, *, with_places: bool
-) -> tuple[int, list[SegmentRow], list[BufferedReader]]:
-    """Return how many items one state has and its segments, with their files open; `staged.catalog` is its catalog.
+@dataclass(frozen=True, slots=True)
+class _Frozen:
+    """One state: what its manifest says, how many items it has, and its segments with their files open."""
+
+    manifest: bytes
+    items: int
+    rows: list[SegmentRow]
+    files: list[BufferedReader]
+
+
+def _frozen(collection: Collection, staged: Layout, *, with_places: bool) -> _Frozen:
+    """Return the newest state, of which `staged.catalog` is the catalog, also when it is of another encoder by now.
 
     A writer may collect a file between the two; an open one stays readable.
     """
@@ -114,7 +123,10 @@ def _frozen(
         staged.catalog.unlink(missing_ok=True)
         copy_catalog(collection.catalog, staged.catalog, with_places=with_places)
         with closing(Catalog(staged.catalog)) as copy:
-            state = copy.state(collection.spec.dim)
+            bound, spec = copy.binding(), collection.spec
+            if bound.spec is not None and bound.fingerprint != spec.fingerprint:
+                spec = bound.spec
+            state = copy.state(spec)
             items = sum(copy.counts().items.values())
         close_copy(staged.catalog)
         rows = [segment for part in state.modalities.values() for segment in part.segments]
@@ -126,26 +138,19 @@ def _frozen(
             for one in opened:
                 one.close()
             continue
-        return items, rows, opened
+        return _Frozen(manifest_bytes(collection.uuid, spec), items, rows, opened)
     raise CollectionLocked(f"The collection {collection.layout.root} changes too fast to be exported: try again.")
 
 
-def _write_archive(
-    stream: BinaryIO,
-    layout: Layout,
-    catalog: Path,
-    rows: list[SegmentRow],
-    opened: list[BufferedReader],
-    progress: Told,
-) -> None:
-    done, total = 0, catalog.stat().st_size + sum(row.bytes for row in rows)
+def _write_archive(stream: BinaryIO, layout: Layout, catalog: Path, frozen: _Frozen, progress: Told) -> None:
+    done, total = 0, catalog.stat().st_size + sum(row.bytes for row in frozen.rows)
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-        manifest = layout.manifest.read_bytes()
-        _add(archive, layout.file_of(layout.manifest), io.BytesIO(manifest), hashlib.sha256(manifest).hexdigest())
+        told = hashlib.sha256(frozen.manifest).hexdigest()
+        _add(archive, layout.file_of(layout.manifest), io.BytesIO(frozen.manifest), told)
         with catalog.open("rb") as file:
             _add(archive, layout.file_of(layout.catalog), file, file_sha256(catalog))
         done += catalog.stat().st_size
-        for row, segment in zip(rows, opened, strict=True):
+        for row, segment in zip(frozen.rows, frozen.files, strict=True):
             progress(done, total)
             if hashlib.file_digest(segment, "sha256").hexdigest() != row.sha256:
                 raise CollectionCorrupt(f"{row.file} is not what the catalog says: run 'mmsearch verify'.")
@@ -226,8 +231,7 @@ def _check(layout: Layout) -> None:
     if not layout.manifest.is_file() or not layout.catalog.is_file():
         raise CollectionCorrupt("it is no export of a collection")
     _, spec = read_manifest(layout)
-    told = (spec.uri, spec.fingerprint, spec.dim, spec.image_size)
-    if [type(one) for one in told] != [str, str, int, int] or not 0 < spec.dim <= 65_536:
+    if not is_sound(spec):
         raise CollectionCorrupt("its manifest describes no encoder")
     make_folder(layout.tmp)
     scratch = layout.new_staged()
@@ -239,9 +243,11 @@ def _check(layout: Layout) -> None:
     if strange := [file for file in check_rows(layout.catalog) if not layout.is_data_file(file)]:
         raise CollectionCorrupt(f"its catalog names the file {strange[0]!a}")
     with closing(Catalog(layout.catalog)) as catalog, catalog.transaction() as transaction:
+        if catalog.binding().fingerprint != spec.fingerprint:
+            raise CollectionCorrupt("its manifest names another encoder than its catalog")
         if catalog.fact("index_kind") not in _KINDS:
             transaction.set_fact("index_kind", "auto")  # a FAISS factory of somebody else's
-        for modality, part in catalog.state(spec.dim).modalities.items():
+        for modality, part in catalog.state(spec).modalities.items():
             if part.ann is not None:
                 transaction.set_ann(modality, None)
 

@@ -35,8 +35,8 @@ class Repairs:
 def repair_manifest(path: Path, spec: EncoderSpec) -> bool:
     """Write the manifest of a collection anew where it is missing or damaged, and return True if it had to be.
 
-    `spec` is that of the encoder the catalog was made with; raise CollectionCorrupt where it is another, or where the
-    catalog is not there either.
+    `spec` is that of the encoder the catalog was made with, needed where that does not tell it itself; raise
+    CollectionCorrupt where it is another, or where the catalog is not there either.
     """
     layout = Layout(path)
     try:
@@ -47,15 +47,16 @@ def repair_manifest(path: Path, spec: EncoderSpec) -> bool:
     else:
         return False
     catalog = Catalog(layout.catalog)
-    identity, bound = catalog.fact("uuid"), catalog.fact("fingerprint")
+    bound = catalog.binding()
     catalog.close()
-    if identity is None or bound != spec.fingerprint:
+    told = bound.spec or spec
+    if bound.uuid is None or bound.fingerprint != told.fingerprint:
         raise CollectionCorrupt(
             f"{layout.manifest} cannot be made again for {spec.uri}, whose vectors the catalog does not hold: name the"
             " collection's own encoder with --encoder."
         )
     with locked(layout):
-        write_manifest(layout, identity, spec, replace=True)
+        write_manifest(layout, bound.uuid, told, replace=True)
     return True
 
 
@@ -68,7 +69,7 @@ def repair(collection: Collection, writer: Writer, encoder: Callable[[], Encoder
     """
     done: list[str] = []
     lost: list[str] = []
-    parts = collection.catalog.state(collection.spec.dim).modalities
+    parts = collection.catalog.state(collection.spec).modalities
     damaged = {modality: _damaged(collection, part.segments) for modality, part in parts.items()}
     if problems := collection.catalog.integrity_problems():
         collection.catalog.reindex()
@@ -85,7 +86,7 @@ def repair(collection: Collection, writer: Writer, encoder: Callable[[], Encoder
         if unused := writer.retire_unused(modality):
             done.append(f"let go of {unused:,} {modality} vectors that served no item")
         writer.commit()
-        state = collection.catalog.state(collection.spec.dim).modalities[modality]
+        state = collection.catalog.state(collection.spec).modalities[modality]
         for segment, bad in damaged[modality]:
             lost += writer.lose_vectors(modality, segment.first_id, segment.end)
             writer.commit()
@@ -96,7 +97,7 @@ def repair(collection: Collection, writer: Writer, encoder: Callable[[], Encoder
             lost += writer.lose_vectors(modality, vector_id, vector_id + 1)
             done.append(f"let go of the {modality} vector {vector_id}, which is damaged in the catalog")
         writer.commit()
-    for modality, part in collection.catalog.state(collection.spec.dim).modalities.items():
+    for modality, part in collection.catalog.state(collection.spec).modalities.items():
         if part.ann is not None and file_damage(collection, part.ann.file, part.ann.sha256, part.ann.bytes):
             writer.set_ann(modality, None)
             done.append(f"dropped the damaged index of the {modality} vectors")

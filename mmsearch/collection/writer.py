@@ -7,7 +7,7 @@ transaction names it and drops the rows from the catalog.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -16,8 +16,9 @@ from mmsearch.catalog.catalog import Catalog
 from mmsearch.catalog.changes import Transaction, held_fact
 from mmsearch.catalog.rows import AnnRow, Changes, KnownItem, NewItem, Relocated, Root, SegmentRow
 from mmsearch.collection.atomic import write_file
+from mmsearch.collection.incoming import clear_incoming
 from mmsearch.collection.layout import Layout
-from mmsearch.types import EncoderSpec, Float32, Int64, Modality
+from mmsearch.types import EncoderSpec, Float16, Float32, Int64, Modality
 from mmsearch.vectors.store import write_segment
 
 SEAL_ROWS = 4096
@@ -41,8 +42,9 @@ class Writer:
     def __enter__(self) -> Writer:
         for path in self._layout.staged_files():
             path.unlink(missing_ok=True)
+        state = self._catalog.state(self._spec)
         self.collect_garbage()
-        state = self._catalog.state(self._spec.dim)
+        clear_incoming(self._layout, [self._spec.fingerprint])  # they have come
         self._unsealed = {modality: len(part.unsealed) for modality, part in state.modalities.items()}
         return self
 
@@ -100,7 +102,7 @@ class Writer:
         """
         vector_id = self._change.vector_of(item.modality, item.content_hash)
         if vector_id is None:
-            row = self._checked(vector).tobytes()
+            row = stored_row(vector, self._spec.dim).tobytes()
             vector_id = self._change.add_vector(item.modality, item.content_hash, row)
             self._unsealed[item.modality] += 1
         new = self._change.put_item(item, root.id, vector_id)
@@ -192,7 +194,7 @@ class Writer:
 
     def seal(self, modality: Modality) -> None:
         """Write the unsealed vectors of a modality as one segment."""
-        state = self._catalog.state(self._spec.dim).modalities[modality]
+        state = self._catalog.state(self._spec).modalities[modality]
         if not len(state.unsealed):
             return
         file = self._layout.new_segment(modality, state.unsealed_first)
@@ -208,6 +210,24 @@ class Writer:
         """Name segment files, durable already, in place of those whose rows they hold, but for those of `dead` (n,)."""
         with self._catalog.transaction() as transaction:
             transaction.replace_segments(old, new, dead=dead)
+
+    def switch_encoder(
+        self,
+        spec: EncoderSpec,
+        segments: Sequence[SegmentRow],
+        *,
+        ids: Mapping[Modality, Int64],
+        changed: Mapping[int, bytes],
+    ) -> None:
+        """Commit, and with it let the rows in `segments`, durable already, take the place of all that there are.
+
+        They are those of the vectors `ids` (n,), made by the encoder `spec` tells of; `changed` are pictures whose
+        files have another content by now. Raise CollectionCorrupt where a vector would be left without a row.
+        """
+        self._change.switch_encoder(spec, segments, ids=ids, changed=changed)
+        self._unsealed = dict.fromkeys(Modality, 0)
+        self.commit()
+        self._spec = spec
 
     def lose_vectors(self, modality: Modality, first: int, end: int) -> list[str]:
         """Delete the items of the vectors `first` … `end − 1`, whose rows are lost, and return their keys."""
@@ -227,7 +247,7 @@ class Writer:
 
     def collect_garbage(self) -> None:
         """Remove data files that no commit names. A reader of an older state reads the newer one instead."""
-        state = self._catalog.state(self._spec.dim)
+        state = self._catalog.state(self._spec)
         named = {segment.file for part in state.modalities.values() for segment in part.segments}
         named |= {part.ann.file for part in state.modalities.values() if part.ann}
         for file in self._layout.data_files():
@@ -252,16 +272,16 @@ class Writer:
         self._added = self._changed = self._moved = self._deleted = 0
         return stack
 
-    def _checked(self, vector: Float32 | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
-        if vector is None or vector.shape != (self._spec.dim,):
-            raise ValueError(
-                f"a new content needs a vector ({self._spec.dim},), not {None if vector is None else vector.shape}"
-            )
-        row = vector.astype("<f2")
-        length = float(np.linalg.norm(row.astype(np.float32)))
-        if not abs(length - 1.0) <= UNIT_TOLERANCE:
-            raise ValueError(f"a vector must have unit length, not {length}")
-        return row
+
+def stored_row(vector: Float32 | None, dim: int) -> Float16:
+    """Return a vector (dim,) as it is stored; raise ValueError unless it is one of that width and of unit length."""
+    if vector is None or vector.shape != (dim,):
+        raise ValueError(f"a new content needs a vector ({dim},), not {None if vector is None else vector.shape}")
+    row: Float16 = vector.astype("<f2")
+    length = float(np.linalg.norm(row.astype(np.float32)))
+    if not abs(length - 1.0) <= UNIT_TOLERANCE:
+        raise ValueError(f"a vector must have unit length, not {length}")
+    return row
 
 
 class _Rollback(Exception):

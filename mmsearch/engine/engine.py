@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmsearch.collection.collection import Collection, CollectionInfo
+from mmsearch.collection.encoder import own_encoder, reembed_command
 from mmsearch.config import Settings
 from mmsearch.corpora.places import open_place
-from mmsearch.encoders import difference, load_encoder
+from mmsearch.encoders import difference
 from mmsearch.engine.fusion import reciprocal_rank_fusion
 from mmsearch.engine.query import ImageQuery, Query, TextQuery, VectorQuery, check_target
 from mmsearch.errors import EncoderMismatch, QueryError
@@ -61,10 +62,11 @@ class SearchEngine:
 
     @property
     def encoder(self) -> Encoder:
-        """The collection's encoder; raise EncoderMismatch when the one installed has other weights."""
+        """The collection's encoder; raise UnknownEncoder, or EncoderMismatch when the one here has other weights."""
         with self._lock:
             if self._encoder is None:
-                self._encoder = self._checked(load_encoder(self.collection.spec.uri, device=self._device))
+                own = own_encoder(self.collection.layout.root, self.collection.spec, device=self._device)
+                self._encoder = self._checked(own)
             return self._encoder
 
     def search(
@@ -303,11 +305,11 @@ class SearchEngine:
         return mask
 
     def _checked(self, encoder: Encoder) -> Encoder:
-        bound = self.collection.spec
+        bound, root = self.collection.spec, self.collection.layout.root
         if encoder.spec.fingerprint != bound.fingerprint:
             raise EncoderMismatch(
-                f"The collection {self.collection.layout.root} {difference(bound, encoder.spec)}: search it with its"
-                " own encoder, or index its pictures into a new collection.",
+                f"The collection {root} {difference(bound, encoder.spec)}: search it with its own encoder, or move it"
+                f" to this one with '{reembed_command(root, encoder.spec.uri)}'.",
                 bound=bound.uri,
                 wanted=encoder.spec.uri,
             )

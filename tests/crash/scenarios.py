@@ -22,9 +22,11 @@ from typing import Any
 
 import indexer.load
 import indexer.pipeline
+import indexer.renewal
 import mmsearch.collection.compaction
+import mmsearch.collection.switching
 import mmsearch.collection.writer
-from indexer import IndexReport, index
+from indexer import IndexReport, index, reembed
 from indexer.watch import watch
 from mmsearch.catalog.database import Database
 from mmsearch.collection.collection import Collection
@@ -106,6 +108,16 @@ def run_import(place: Path, pictures: Path) -> None:
         import_collection(pictures.with_name("exported.tar"), place)
 
 
+def run_reembed(place: Path, _pictures: Path) -> None:
+    """Move to another encoder; the files of some pictures have gone or changed since they were indexed."""
+    reembed(place, encoder=other_toy(), allow_mass_delete=True)
+
+
+def other_toy() -> ToyEncoder:
+    """Return the encoder that a collection moves to."""
+    return ToyEncoder("toy:2", side=6)
+
+
 SCENARIOS: dict[str, Callable[[Path, Path], None]] = {
     "index": run_index,
     "watch": run_watched,
@@ -117,6 +129,7 @@ SCENARIOS: dict[str, Callable[[Path, Path], None]] = {
     "remove": run_remove,
     "relocate": run_relocate,
     "import": run_import,
+    "reembed": run_reembed,
 }
 
 
@@ -169,6 +182,9 @@ def play(told: dict[str, Any], report: int) -> None:
     mmsearch.collection.compaction.MERGE_FROM = 3
     indexer.pipeline.COMMIT_ROWS = 9
     indexer.pipeline.COMMIT_SECONDS = 1e9  # the same steps every time
+    indexer.renewal.BATCH_ROWS = 20
+    indexer.renewal.BATCH_SECONDS = 1e9
+    mmsearch.collection.switching.SEGMENT_ROWS = 50
     indexer.load.make_decoder = DirectDecoder  # a process of its own for each would cost more than all else
     if limit := told.get("limit"):  # a disk that takes no file longer than this: EFBIG is what a full disk is to us
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

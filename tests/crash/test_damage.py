@@ -175,7 +175,7 @@ def test_a_flipped_bit_anywhere_in_the_catalog_never_crashes(stored: Path, tmp_p
 
 def test_repair_brings_back_what_can_be(stored: Path, tmp_path: Path) -> None:
     with Collection.open(stored) as collection:
-        state = collection.catalog.state(192).modalities[Modality.IMAGE]
+        state = collection.catalog.state(collection.spec).modalities[Modality.IMAGE]
         assert state.ann is not None
         segment, ann = (collection.layout.path(name) for name in (state.segments[0].file, state.ann.file))
         rows = state.segments[0].rows
@@ -223,7 +223,7 @@ def test_repair_lets_go_of_wrong_texts_and_says_what_is_left(stored: Path, tmp_p
 
 def test_no_byte_of_a_segment_header_makes_a_traceback(stored: Path) -> None:
     with Collection.open(stored) as collection:
-        segment = collection.catalog.state(192).modalities[Modality.IMAGE].segments[0]
+        segment = collection.catalog.state(collection.spec).modalities[Modality.IMAGE].segments[0]
         data = collection.layout.path(segment.file).read_bytes()
     spoiled = stored / "spoiled.npy"
     refused = 0

@@ -25,7 +25,7 @@ from mmsearch.engine.engine import SearchEngine
 from mmsearch.errors import CollectionNotFound
 from mmsearch.types import Modality
 from tests.compat.test_stored import problems_of
-from tests.crash.scenarios import SCENARIOS
+from tests.crash.scenarios import SCENARIOS, other_toy
 from tests.support import ROOT, ToyEncoder, make_folder, picture
 
 STORED = ROOT / "tests" / "compat" / "collection-v1"
@@ -116,9 +116,12 @@ def world(tmp_path: Path, server: Server, request: pytest.FixtureRequest) -> Wor
         make_folder(made.pictures / "below", 25, first=300)
     if name == "repair":
         with Collection.open(made.place) as collection:
-            segment = collection.catalog.state(192).modalities[Modality.IMAGE].segments[-1]
+            segment = collection.catalog.state(collection.spec).modalities[Modality.IMAGE].segments[-1]
             path = collection.layout.path(segment.file)
         path.write_bytes(path.read_bytes()[:-50])
+    if name == "reembed":
+        (made.pictures / "p0001.png").unlink()
+        picture(600).save(made.pictures / "p0002.png")
     if name == "import":
         with Collection.open(made.place) as collection:
             export_collection(collection, tmp_path / "exported.tar")
@@ -147,7 +150,8 @@ def assert_whole(world: World, name: str) -> None:
     except CollectionNotFound:
         assert name == "import"
         return
-    with SearchEngine(collection, ToyEncoder()) as engine:
+    encoder = next(one for one in (ToyEncoder(), other_toy()) if one.spec.fingerprint == collection.spec.fingerprint)
+    with SearchEngine(collection, encoder) as engine:
         if name != "repair":
             assert problems_of(collection) == []
             items = engine.info().modalities[Modality.IMAGE].items
@@ -199,11 +203,12 @@ def check_kills(world: World, name: str, server: Server, tmp_path: Path, *, most
         assert status == 0, f"after step {step}: {said}"
         assert held(killed) == after, f"after step {step}"
         assert_whole(killed, "")
+        assert not (killed.place / "reembed").exists()
         assert not list((killed.place / "tmp").glob("*")) if (killed.place / "tmp").is_dir() else True
 
 
 @pytest.mark.parametrize(
-    ("world", "name"), [(n, n) for n in ("index", "build", "compact", "import")], indirect=["world"]
+    ("world", "name"), [(n, n) for n in ("index", "build", "compact", "import", "reembed")], indirect=["world"]
 )
 def test_a_full_disk_leaves_the_old_state(world: World, name: str, server: Server, tmp_path: Path) -> None:
     """At twenty sizes that a file may have: one error that we mean, nothing lost, and it goes on once there is room."""

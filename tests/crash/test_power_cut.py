@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from indexer import index
+from indexer import index, reembed
 from mmsearch.catalog.database import Database
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.compaction import compact
@@ -191,6 +191,8 @@ def test_every_prefix_opens_at_some_commit(tmp_path: Path) -> None:
         with Collection.open(place) as collection, collection.writer() as writer:
             compact(collection, writer)
             maintain(collection, writer, rebuild=True)
+        mark()
+        reembed(place, encoder=ToyEncoder("toy:2", side=6))
         mark()
     assert sum(event.kind == "commit" for event in recorder.events) > 15
     assert {event.kind for event in recorder.events} == {"data", "name", "gone", "made", "folder", "commit"}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import filelock
@@ -42,6 +45,67 @@ def other_encoder(case: Case) -> Done:
 def other_weights(case: Case) -> Done:
     case.other_collection("older", fingerprint="0" * 64)
     return case.run("query", "x", "--collection", "older")
+
+
+@situation
+def encoder_gone(case: Case) -> Done:
+    case.other_collection("older", uri="compact:v0", fingerprint="0" * 64)
+    for works in ("info", "list", "verify"):
+        assert "cannot be loaded" not in case.run(works, "--collection", "older").stderr
+    indexing = case.run("index", case.pictures, "--collection", "older")
+    done = case.run("query", "x", "--collection", "older")
+    assert (indexing.returncode, indexing.stderr) == (done.returncode, done.stderr)
+    command = done.stderr.split("'mmsearch ")[1].split("'")[0]
+    assert case.run(*command.split()).returncode == 0
+    return done
+
+
+@situation
+def moved_meanwhile(case: Case) -> Done:
+    case.toy_collection("toys")
+    patch = (
+        "from indexer import reembed\n"
+        "from mmsearch.collection.collection import Collection\n"
+        "opened = Collection.open\n"
+        "def open_and_move(path):\n"
+        "    found, Collection.open = opened(path), opened\n"
+        "    reembed(path)\n"
+        "    return found\n"
+        "Collection.open = open_and_move"
+    )
+    return case.run("info", "--collection", "toys", patch=patch)
+
+
+@situation
+def reembed_path(case: Case) -> Done:
+    return case.run("index", "--reembed", case.pictures)
+
+
+@situation
+def reembed_away(case: Case) -> Done:
+    case.toy_collection("toys").rename(case.tmp / "unmounted")
+    return case.run("index", "--reembed", "--collection", "toys")
+
+
+@situation
+def reembed_held(case: Case) -> Done:
+    for path in case.toy_collection("toys").glob("*.png"):
+        path.unlink()
+    return case.run("index", "--reembed", "--collection", "toys")
+
+
+@situation
+def reembed_interrupted(case: Case) -> Done:
+    case.toy_collection("toys", 100)
+    command = case.command("index", "--reembed", "--collection", "toys")
+    with subprocess.Popen(command, env=case.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        while not (case.home / "collections" / "toys" / "catalog.sqlite3-wal").exists():
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    assert "still of toy:1" in out
+    assert json.loads(case.run("info", "--json", "--collection", "toys").stdout)["encoder"]["uri"] == "toy:1"
+    return Done(child.args, child.returncode, out, err)
 
 
 @situation

@@ -75,7 +75,8 @@ def test_few_or_large_segments_are_left(stored: Collection, monkeypatch: pytest.
     monkeypatch.setattr("mmsearch.collection.compaction.SEGMENT_ROWS", 20 * MERGE_FROM)
     with stored.writer() as writer:
         assert merge_segments(stored, writer) == 2 * (MERGE_FROM - 1)
-    assert [s.rows for s in stored.catalog.state(DIM).modalities[Modality.IMAGE].segments] == [160, 160, 20, 20, 20]
+    segments = stored.catalog.state(stored.spec).modalities[Modality.IMAGE].segments
+    assert [segment.rows for segment in segments] == [160, 160, 20, 20, 20]
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivfpq", "ivfsq8"])
@@ -167,7 +168,7 @@ def test_a_purge_builds_an_index_without_what_is_no_more(stored: Collection) -> 
 
 
 def test_damage_is_not_given_a_new_hash(stored: Collection) -> None:
-    segment = stored.catalog.state(DIM).modalities[Modality.IMAGE].segments[3]
+    segment = stored.catalog.state(stored.spec).modalities[Modality.IMAGE].segments[3]
     path = stored.layout.path(segment.file)
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
