@@ -45,7 +45,7 @@ def _section(title: str, command: Any) -> str:
 def _statuses() -> list[str]:
     rows = {
         0: "done; for `query`, with hits",
-        exits.NOTHING_FOUND: "nothing found",
+        exits.NOTHING_FOUND: "nothing found; for `train`, nothing better",
         exits.USAGE: "`QueryError`: wrong arguments, or a query that means nothing",
         exits.NOTHING_READ: "`UnreadableImage`: a picture cannot be read; for `index`, none of them",
         exits.PROBLEMS_FOUND: "`verify` found damage, or `repair` had to let go of something",

@@ -18,6 +18,7 @@
     │   └── ImageTooLarge          over the pixel limit
     ├── SourceError                a path to index is not there or cannot be understood
     ├── EvaluationError            there is nothing to evaluate, or a score that is not a number
+    ├── TrainingError              there is too little to tune an encoder on
     ├── QueryError (ValueError)    a query that means nothing
     ├── DeviceError                a device that is not there
     └── MissingExtra (ImportError) an optional package is not installed
@@ -103,6 +104,10 @@ class SourceError(MmsearchError):
 
 class EvaluationError(MmsearchError):
     """There is nothing to evaluate, or what is to be evaluated is broken."""
+
+
+class TrainingError(MmsearchError):
+    """There is too little to tune an encoder on."""
 
 
 class QueryError(MmsearchError, ValueError):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmsearch import __version__
-from mmsearch.cli import build, care, doctor, evaluate, index, info, keeping, listing, merge, models, query
+from mmsearch.cli import build, care, doctor, evaluate, index, info, keeping, listing, merge, models, query, train
 
 app = typer.Typer(
     name="mmsearch",
@@ -23,6 +23,7 @@ app.command("index")(index.index)
 app.command("query")(query.query)
 app.command("list")(listing.list_items)
 app.command("eval")(evaluate.evaluate)
+app.command("train")(train.train)
 app.command("build")(build.build)
 app.command("merge")(merge.merge)
 app.command("remove")(keeping.remove)

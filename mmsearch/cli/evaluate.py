@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -143,6 +144,7 @@ def evaluate(
 
     def evaluated(system: str | None, in_collection: str | None) -> Evaluation:
         with ExitStack() as stack:
+            (embedding,) = show_progress(stack, embedding="embedded")
             return runner.evaluate(
                 dataset,
                 encoder=system,
@@ -152,7 +154,7 @@ def evaluate(
                 directions=_directions(direction),
                 limit=limit,
                 cache=not no_cache,
-                progress=_progress(stack),
+                progress=embedding,
             )
 
     if compare:
@@ -205,23 +207,40 @@ def _is_collection(name: str) -> bool:
         return False
 
 
-def _progress(stack: ExitStack) -> Callable[[int, int], None]:
+def show_progress(stack: ExitStack, **stages: str) -> list[Callable[[int, int], None]]:
+    """Return, for each stage (what is being done=what is counted), what to call with how much is done of how much.
+
+    It is shown as a bar on a terminal, as a line now and then elsewhere.
+    """
     if not sys.stderr.isatty():
         told = time.monotonic()
 
-        def line(done: int, total: int) -> None:
+        def line(word: str, done: int, total: int) -> None:
             nonlocal told
             if time.monotonic() - told > _LINE_SECONDS:
                 told = time.monotonic()
-                note(f"mmsearch: {done:,} of {total:,} embedded")
+                note(f"mmsearch: {done:,} of {total:,} {word}")
 
-        return line
+        return [partial(line, word) for word in stages.values()]
     from rich.console import Console
     from rich.progress import Progress
 
     bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
-    task = bar.add_task("embedding", total=None)
-    return lambda done, total: bar.update(task, completed=done, total=total)
+
+    def advance(task: Any, done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total, visible=True)
+
+    return [
+        partial(advance, bar.add_task(stage, total=None, visible=number == 0)) for number, stage in enumerate(stages)
+    ]
+
+
+def tell_unread(unread: tuple[str, ...]) -> None:
+    """Name what was left out on stderr, the first of it."""
+    for name in unread[:_SHOWN_UNREAD]:
+        note(f"  left out: {short_path(name)}")
+    if len(unread) > _SHOWN_UNREAD:
+        note(f"  … and {len(unread) - _SHOWN_UNREAD:,} more (all of them with --json)")
 
 
 def _tell(report: EvalReport, *, as_json: bool, with_worst: bool = False) -> None:
@@ -236,10 +255,7 @@ def _tell(report: EvalReport, *, as_json: bool, with_worst: bool = False) -> Non
     if report.absent:
         head.append(f"{report.absent:,} more not in the collection")
     write(f"{'; '.join(head)}; {short_path(report.system)}; {report.seconds:.1f} s")
-    for name in report.unread[:_SHOWN_UNREAD]:
-        note(f"  left out: {short_path(name)}")
-    if len(report.unread) > _SHOWN_UNREAD:
-        note(f"  … and {len(report.unread) - _SHOWN_UNREAD:,} more (all of them with --json)")
+    tell_unread(report.unread)
     names = [metric.name for metric in report.directions[0].metrics]
     head = ["", *(one.direction for one in report.directions)]
     rows = [["queries", *(f"{one.queries:,}" for one in report.directions)]]

@@ -38,6 +38,7 @@ BY_ERROR: tuple[tuple[type[BaseException], int], ...] = (
     (errors.DeviceError, 14),
     (errors.MissingExtra, 15),
     (errors.EvaluationError, 18),
+    (errors.TrainingError, 26),
     (errors.MmsearchError, 16),
     (OSError, 17),
 )

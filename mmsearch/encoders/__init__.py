@@ -20,7 +20,11 @@ from mmsearch.types import Encoder, EncoderSpec
 
 DEFAULT_ENCODER = "compact:v1"
 ENTRY_POINT_GROUP = "mmsearch.encoders"
-_BUILT_IN = {"compact": "mmsearch.encoders.compact", "open_clip": "mmsearch.encoders.open_clip"}
+_BUILT_IN = {
+    "compact": "mmsearch.encoders.compact",
+    "open_clip": "mmsearch.encoders.open_clip",
+    "tuned": "mmsearch.encoders.tuned",
+}
 _CPU_ONLY = ("compact",)
 
 Loader = Callable[[str, str], Encoder]

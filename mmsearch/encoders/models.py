@@ -1,10 +1,10 @@
-"""The encoders there are to choose from: what ships, and every model of OpenCLIP with weights to be had."""
+"""The encoders there are to choose from: what ships, what was tuned here, and every model of OpenCLIP with weights."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from mmsearch.encoders import compact
 from mmsearch.encoders.open_clip_source import is_multilingual, require_open_clip
+from mmsearch.encoders.tuned import SCHEME, list_tuned
 
 _BYTES = 4  # a parameter in float32
 _SIZES = Path(__file__).with_name("open_clip_sizes.json")
@@ -34,13 +35,34 @@ class ModelInfo:
 
 
 def list_models() -> Iterator[ModelInfo]:
-    """Yield the compact encoder, then (where OpenCLIP is installed) its models in the order of their names."""
+    """Yield the compact encoder, tuned ones, then (where OpenCLIP is installed) its models, in the order of names."""
+    shipped = list(_compact_models())
+    yield from shipped
+    models = list(_open_clip_models()) if find_spec("open_clip") is not None else []
+    yield from _tuned_models({model.uri: model for model in (*shipped, *models)})
+    yield from models
+
+
+def _compact_models() -> Iterator[ModelInfo]:
     for folder in sorted(compact.WEIGHTS.glob("compact-*")):
         encoder = compact.CompactEncoder(folder)
         size = sum(path.stat().st_size for path in folder.glob("*.onnx")) / 1e6
         yield ModelInfo(encoder.spec.uri, encoder.spec.dim, encoder.spec.image_size, size, "English", True)
-    if find_spec("open_clip") is not None:
-        yield from _open_clip_models()
+
+
+def _tuned_models(known: Mapping[str, ModelInfo]) -> Iterator[ModelInfo]:
+    """Yield the encoders tuned here; of a base that is in no table (a folder, say) the size is not known."""
+    for manifest in list_tuned():
+        base = known.get(manifest.base)
+        size = base.megabytes if base else None
+        yield ModelInfo(
+            uri=f"{SCHEME}:{manifest.name}",
+            dim=manifest.dim,
+            image_size=manifest.image_size,
+            megabytes=None if size is None else size + manifest.bytes / 1e6,
+            languages=base.languages if base else "?",
+            on_disk=base is None or base.on_disk,
+        )
 
 
 def _open_clip_models() -> Iterator[ModelInfo]:

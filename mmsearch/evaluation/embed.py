@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,14 @@ from mmsearch.corpora.places import open_place, split_place
 from mmsearch.errors import EvaluationError, ImageError
 from mmsearch.evaluation.dataset import EvalSet
 from mmsearch.images import decode
-from mmsearch.types import Encoder, Float32, UInt8
+from mmsearch.types import Encoder, Float32, Modality, UInt8
 
 Progress = Callable[[int, int], None]
 """Called with how many pictures and captions are embedded, and how many there are."""
 
 _TEXTS = 256
+_PART = {Modality.IMAGE: 512, Modality.TEXT: 8192}
+"""Vectors are kept in parts of so many: what an interrupted run loses at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +45,11 @@ def embed_set(
 ) -> EmbeddedSet:
     """Return the vectors of a set; pictures that cannot be read are left out with their captions.
 
-    `cache` is the folder where vectors are kept, None to keep none. Raise EvaluationError when no picture can be read.
+    `cache` is the folder where vectors are kept, None to keep none; a run that was interrupted is gone on with from
+    there. Raise EvaluationError when no picture can be read.
     """
     total = len(data.pictures) + len(data.captions)
-    stamp = _stamp(encoder, "pictures", [f"{place} {_stat(place)}" for place in data.pictures])
-    images = _kept(cache, stamp)
-    if images is None:
-        images, may_pass = _embed_pictures(encoder, data.pictures, lambda done: progress(done, total))
-        _keep(None if may_pass else cache, stamp, images)
+    images = _embed_pictures(encoder, data.pictures, cache, lambda done: progress(done, total))
     unread = np.flatnonzero(np.isnan(images).all(axis=1)) if images.size else np.empty(0, dtype=np.int64)
     if len(unread) and len(unread) == len(data.pictures):
         raise EvaluationError(
@@ -68,16 +68,20 @@ def embed_texts(
     encoder: Encoder, texts: Sequence[str], *, cache: Path | None, progress: Callable[[int], None] = lambda done: None
 ) -> Float32:
     """Return the rows (n, dim) of texts, from the cache where they are; raise EvaluationError for one not finite."""
-    stamp = _stamp(encoder, "captions", texts)
-    rows = _kept(cache, stamp)
-    if rows is None:
-        parts = [np.empty((0, encoder.spec.dim), dtype=np.float32)]
-        for start in range(0, len(texts), _TEXTS):
-            parts.append(_finite(encoder.encode_texts(texts[start : start + _TEXTS]), texts[start : start + _TEXTS]))
-            progress(start + len(parts[-1]))
-        rows = np.concatenate(parts)
-        _keep(cache, stamp, rows)
-    return rows
+    parts = [np.empty((0, encoder.spec.dim), dtype=np.float32)]
+    for first in range(0, len(texts), _PART[Modality.TEXT]):
+        some = texts[first : first + _PART[Modality.TEXT]]
+        stamp = _stamp(encoder, "captions", some)
+        rows = _kept(cache, stamp)
+        if rows is None:
+            made = []
+            for start in range(0, len(some), _TEXTS):
+                made.append(_finite(encoder.encode_texts(some[start : start + _TEXTS]), some[start : start + _TEXTS]))
+                progress(first + start + len(made[-1]))
+            rows = np.concatenate(made)
+            _keep(cache, stamp, rows)
+        parts.append(rows)
+    return np.concatenate(parts)
 
 
 def _finite(rows: Float32, names: Sequence[str]) -> Float32:
@@ -89,7 +93,27 @@ def _finite(rows: Float32, names: Sequence[str]) -> Float32:
     return rows
 
 
-def _embed_pictures(encoder: Encoder, places: Sequence[str], progress: Callable[[int], None]) -> tuple[Float32, bool]:
+def _embed_pictures(
+    encoder: Encoder, places: Sequence[str], cache: Path | None, progress: Callable[[int], None]
+) -> Float32:
+    """Return the rows (n, dim) of pictures, NaN for one that cannot be read, from the cache where they are."""
+    parts = [np.empty((0, encoder.spec.dim), dtype=np.float32)]
+    for first in range(0, len(places), _PART[Modality.IMAGE]):
+        some = places[first : first + _PART[Modality.IMAGE]]
+        stamp = _stamp(encoder, "pictures", [f"{place} {_stat(place)}" for place in some])
+        rows = _kept(cache, stamp)
+        if rows is None:
+            rows, may_pass = _embed_part(encoder, some, partial(_ahead, progress, first))
+            _keep(None if may_pass else cache, stamp, rows)
+        parts.append(rows)
+    return np.concatenate(parts)
+
+
+def _ahead(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)
+
+
+def _embed_part(encoder: Encoder, places: Sequence[str], progress: Callable[[int], None]) -> tuple[Float32, bool]:
     """Return the rows (n, dim) of pictures, NaN for one that cannot be read, and whether another try may read more."""
     rows = np.full((len(places), encoder.spec.dim), np.nan, dtype=np.float32)
     waiting: list[tuple[int, UInt8]] = []

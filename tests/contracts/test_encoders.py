@@ -11,7 +11,7 @@ import pytest
 
 from mmsearch.encoders import load_encoder
 from mmsearch.types import Encoder, TokenEncoder
-from tests.support import HAS_OPEN_CLIP, ToyEncoder, picture
+from tests.support import HAS_OPEN_CLIP, ToyEncoder, picture, tuned_encoder
 from tests.tiny_models import FAMILIES
 
 
@@ -22,6 +22,7 @@ def open_clip(family: str) -> Callable[[Path], Encoder]:
 ENCODERS: dict[str, Callable[[Path], Encoder]] = {
     "toy": lambda _: ToyEncoder(),
     "compact:v1": lambda _: load_encoder("compact:v1"),
+    "tuned:contract": lambda _: tuned_encoder("contract"),
     **{f"open_clip {family}": open_clip(family) for family in FAMILIES},
 }
 SIZES = [(1, 1), (7, 900), (320, 240), (260, 260), (2000, 3)]
@@ -91,6 +92,8 @@ def test_threads_may_share_it(encoder: Encoder) -> None:
 
 
 def test_fingerprint_is_stable(encoder: Encoder) -> None:
+    if encoder.spec.uri.startswith("tuned:"):
+        tuned_encoder("contract")  # every test has a home folder of its own
     again = ToyEncoder() if encoder.spec.uri.startswith("toy") else load_encoder(encoder.spec.uri)
     assert again.spec == encoder.spec
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from indexer import index
 from mmsearch.catalog.rows import NewItem
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.maintenance import maintain, verify
 from mmsearch.collection.relocation import relocate
 from mmsearch.encoders import load_encoder
 from mmsearch.types import Modality
-from tests.support import ROOT, make_folder, random_units
+from tests.support import ROOT, ToyEncoder, age, make_folder, random_units
 
 COMMAND = str(Path(sys.executable).parent / "mmsearch")
 PICTURES = 24
@@ -123,6 +124,14 @@ class Case:
             if kind is not None:
                 maintain(opened, writer, kind=kind)
         self.items += count
+
+    def toy_collection(self, name: str, count: int = PICTURES) -> Path:
+        """Make a collection of an encoder that cannot be loaded by its name, and return the folder of its pictures."""
+        mine = self.tmp / "mine"
+        make_folder(mine, count)
+        age(mine)
+        index([mine], collection=self.home / "collections" / name, encoder=ToyEncoder())
+        return mine
 
     def other_collection(self, name: str, *, uri: str = "", fingerprint: str = "") -> Path:
         """Return an empty collection of the compact encoder, or of one that only says so."""

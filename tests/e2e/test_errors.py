@@ -13,13 +13,17 @@ from PIL import Image
 
 from mmsearch import errors
 from mmsearch.cli import exits
-from tests.e2e import situations_of_collections, situations_of_use  # noqa: F401 - they bind the situations
+from tests.e2e import (  # noqa: F401 - they bind the situations
+    situations_of_collections,
+    situations_of_training,
+    situations_of_use,
+)
 from tests.e2e.situations import SITUATIONS, Case, make_home
 from tests.support import ROOT
 
 PAGE = (ROOT / "docs" / "errors.md").read_text()
 
-NOTES = ("nothing found.", "stopping at the next batch", "reached a recall", "building what is due")
+NOTES = ("nothing found.", " embedded", "stopping at the next batch", "reached a recall", "building what is due")
 """How lines that may stand beside the sentence begin."""
 
 _ROW = re.compile(r"\| <!-- (?P<id>[a-z0-9-]+) --> [^|]+ \| (?:`(?P<sentence>[^|]+)`|—) \| (?P<status>\d+) \| [^|]+ \|")

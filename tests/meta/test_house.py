@@ -77,7 +77,7 @@ def test_every_error_is_in_the_tree_and_has_a_status() -> None:
 def test_extras_are_those_of_the_documents() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert {"cpu", "gpu", "clip", "heif", "raw", "watch", "bench", "dev"} == set(extras)
+    assert {"cpu", "gpu", "clip", "train", "heif", "raw", "watch", "bench", "dev"} == set(extras)
     assert [e for e, needs in extras.items() if any(n.startswith("faiss") for n in needs)] == ["cpu", "gpu"]
     core = {re.split(r"[<>=\[]", need)[0] for need in project["dependencies"]}
     assert not core & {"torch", "faiss-cpu", "faiss-gpu", "open_clip_torch"}
@@ -141,7 +141,7 @@ def test_outside_packages_join_by_entry_point(tmp_path: Path, monkeypatch: pytes
         "def broken(rest, device):\n    return object()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert list_encoders() == ("broken", "compact", "open_clip", "toy")
+    assert list_encoders() == ("broken", "compact", "open_clip", "toy", "tuned")
     encoder = load_encoder("toy:1")
     assert isinstance(encoder, ToyEncoder)
     assert encoder.spec == ToyEncoder("toy:1").spec

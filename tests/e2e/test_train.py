@@ -1,0 +1,61 @@
+"""`mmsearch train` as a person runs it: a new encoder, its figures, and a search with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_cli import call, found
+from tests.shapes import draw_corpus
+
+pytest.importorskip("torch", reason="needs the extra [train]")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("train-home")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a corpus of 300 drawn pictures, of which one is damaged."""
+    path = draw_corpus(tmp_path_factory.mktemp("shapes"), 300)
+    (path.parent / "0003.png").write_text("no picture")
+    return path
+
+
+@pytest.mark.slow
+def test_train_eval_index_and_query(home: Path, corpus: Path) -> None:
+    done = call(home, "train", str(corpus), "--name", "shapes", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if "left out" in line] == [
+        f"  left out: {corpus.parent}/0003.png"
+    ]
+    head, columns, *rows = done.stdout.splitlines()
+    assert head.startswith("compact:v1, learned from 224 pictures and 224 captions, best of ")
+    assert "; held out 50 and 50; " in head
+    assert columns.split() == ["before", "after", "change", "(95", "%)"]
+    assert [row.split()[:2] for row in rows[:6]] == [
+        [direction, metric] for direction in ("text→image", "image→text") for metric in ("R@1", "R@5", "R@10")
+    ]
+    assert rows[6].startswith("It helped: on 50 held-out pictures recall@5 went from ")
+    assert rows[7] == f"tuned:shapes is in {home}/encoders/shapes; use it: mmsearch index FOLDER --encoder tuned:shapes"
+
+    assert call(home, "models", "tuned").stdout.splitlines()[1].split()[:3] == ["tuned:shapes", "384", "260"]
+    compared = call(home, "eval", str(corpus), "--compare", "compact", "tuned:shapes", "--json")
+    assert all(one["differences"][1]["difference"] > 0.2 for one in json.loads(compared.stdout)[:2])
+    index = call(home, "index", str(corpus.parent), "--encoder", "tuned:shapes", "-q")
+    assert index.returncode == 0, index.stderr
+    captions = [json.loads(line) for line in corpus.read_text().splitlines()]
+    right = 0
+    for record in captions[10:20]:
+        query = call(home, "query", record["captions"][0], "-k", "10", "--json")
+        right += record["image"] in found(query)
+    assert right >= 7
+
+    again = call(home, "train", str(corpus), "--name", "again", "--seed", "1", "--json")
+    assert json.loads(again.stdout)["helped"]
+    heads = [(home / "encoders" / name / "head.npz").read_bytes() for name in ("shapes", "again")]
+    assert heads[0] == heads[1], "a seed gives the same head"
