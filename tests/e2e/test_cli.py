@@ -187,7 +187,7 @@ def test_info_verify_doctor(indexed: Path) -> None:
     assert json.loads(call(indexed, "verify", "--json").stdout) == {"files": 0, "vectors": 261, "problems": []}
     assert call(indexed, "verify").stdout == "all well: 261 vectors, 0 files, the catalog\n"
     doctor = json.loads(call(indexed, "doctor", "--json").stdout)
-    assert doctor["facts"]["encoders"] == "compact, open_clip"
+    assert doctor["facts"]["encoders"] == "compact, open_clip, tuned"
     assert "cpu" in doctor["facts"]["extras"].split(", ")
     assert {"sqlite", "onnxruntime", "threads", "file system", "cpu features"} <= doctor["facts"].keys()
     assert call(indexed, "doctor").returncode == 0
