@@ -49,6 +49,17 @@ class TowerMap:
         units: Float32 = mapped / np.maximum(lengths, np.float32(1e-12))
         return units
 
+    def weaker(self, share: float) -> TowerMap:
+        """Return the map a share of the way from the identity to this one."""
+        part, identity = np.float32(share), np.eye(self.dim, dtype=np.float32)
+        return TowerMap(
+            identity + part * (self.linear - identity),
+            self.inner,
+            self.inner_bias,
+            part * self.outer,
+            part * self.outer_bias,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class TunedHead:
@@ -65,6 +76,10 @@ class TunedHead:
     def dim(self) -> int:
         """The width of the vectors."""
         return self.image.dim
+
+    def weaker(self, share: float) -> TunedHead:
+        """Return the head a share of the way from the identity to this one."""
+        return TunedHead(self.image.weaker(share), self.text.weaker(share))
 
     def to_bytes(self) -> bytes:
         """Return the head as an `.npz` file: the same head, the same bytes."""

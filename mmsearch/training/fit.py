@@ -1,14 +1,15 @@
 """`fit`: learn a TunedHead from the vectors of captioned pictures, by contrast, from the identity on. Runs on the CPU.
 
 Symmetric InfoNCE with a learned temperature (Radford et al. 2021), AdamW, a cosine schedule, an average of the weights
-(Polyak, Juditsky 1992), early stopping. Weights decay towards the identity, so that little is forgotten.
+(Polyak, Juditsky 1992), early stopping. So that little is forgotten, random vectors are to stay where they are, and of
+the way from the identity only what most of the gain needs is gone (Wortsman et al. 2022, WiSE-FT).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,9 @@ _FEWEST_EPOCHS, _MOST_EPOCHS = 10, 100
 _LEAST_DEVIATION = 0.1
 """Of the mean one: a column that hardly varies here may well do so elsewhere."""
 _BETAS = 0.9, 0.999
+_ANCHORS = 128
+_WIDE = 768
+"""From this width on a step is long enough to be shared among threads; a shorter one waits for the slowest of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class Recipe:
     """How a head is learned. Without `epochs` there are as many as make `steps` steps, at least 10 and at most 100.
 
     `jitter` is the length of the noise that is added to unit rows, `noise` and `dropout` are shares that are zeroed:
-    of the perceptron's input, and of its hidden units.
+    of the perceptron's input, and of its hidden units. `faith` weighs how far random vectors move; `gain` is the share
+    of what was gained on the validation part that a weaker head must keep to be taken.
     """
 
     epochs: int | None = None
@@ -49,6 +54,8 @@ class Recipe:
     dropout: float = 0.5
     average: float = 0.98
     scale: float = 20.0
+    faith: float = 5.0
+    gain: float = 0.95
 
     def batches(self, pictures: int) -> int:
         """Return in how many batches an epoch goes."""
@@ -61,9 +68,13 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The best head and its epoch, how many epochs were run, and the scores of the identity and of that head."""
+    """The head, the share of the way from the identity that it goes, the epoch that it is of, and of how many.
+
+    `start` and `best` are the scores of the identity and of the head.
+    """
 
     head: TunedHead
+    share: float
     epoch: int
     epochs: int
     start: float
@@ -88,7 +99,7 @@ def fit(
 
     It stops when a quarter of the epochs, at least five, brought nothing better.
     """
-    set_torch_threads(torch, threads=threads)
+    set_torch_threads(torch, threads=threads if training.images.shape[1] >= _WIDE else 1)
     epochs = recipe.length(len(training.images))
     learner = _Learner(torch, training, recipe, epochs)
     start = best = score(None)
@@ -106,7 +117,18 @@ def fit(
             break
     if found is None:
         raise ValueError("there must be an epoch at least")
-    return Fitted(found[0], found[1], epoch, start, best)
+    fitted = Fitted(found[0], 1.0, found[1], epoch, start, best)
+    return _weakened(fitted, score, recipe.gain) if fitted.helped else fitted
+
+
+def _weakened(fitted: Fitted, score: Callable[[TunedHead | None], float], gain: float) -> Fitted:
+    """Return the least of ten shares of the way to the head that keeps a share of its gain."""
+    for share in np.linspace(0.1, 0.9, 9).tolist():
+        head = fitted.head.weaker(share)
+        reached = score(head)
+        if reached >= fitted.start + gain * (fitted.best - fitted.start):
+            return replace(fitted, head=head, share=round(share, 1), best=reached)
+    return fitted
 
 
 class _Learner:
@@ -141,6 +163,7 @@ class _Learner:
             target = torch.arange(len(logits))
             entropy = torch.nn.functional.cross_entropy
             loss = (entropy(logits, target) + entropy(logits.T, target)) / 2.0
+            loss = loss + self._recipe.faith * sum(tower.drift() for tower in self._towers)
             loss.backward()
             self._optimizer.step(self._recipe.rate * _share_of_rate(self._step, self._steps))
             self._step += 1
@@ -200,14 +223,32 @@ class _Tower:
 
     def map(self, rows: Tensor) -> Tensor:
         """Return unit rows (n, dim) for unit rows, with all the noise of training."""
+        near = rows + self._recipe.jitter * self._random(len(rows))
+        near = self._torch.nn.functional.normalize(near, dim=1)
+        return self._mapped(near, noise=self._recipe.noise, dropout=self._recipe.dropout)
+
+    def drift(self) -> Tensor:
+        """Return how far random vectors move, as 1 − cosine: half of them anywhere, half about the mean of the rows."""
+        anywhere = self._random(2 * _ANCHORS)
+        about = self._mean + (1.0 - self._mean.square().sum()).sqrt() * anywhere[_ANCHORS:]
+        rows = self._torch.nn.functional.normalize(self._torch.cat([anywhere[:_ANCHORS], about]), dim=1)
+        drift: Tensor = 1.0 - (self._mapped(rows, noise=0.0, dropout=0.0) * rows).sum(1).mean()
+        return drift
+
+    def _mapped(self, rows: Tensor, *, noise: float, dropout: float) -> Tensor:
         linear, inner, inner_bias, outer, outer_bias = self.parameters
-        normalize, gelu = self._torch.nn.functional.normalize, self._torch.nn.functional.gelu
-        noise = self._torch.randn(rows.shape, generator=self._generator) / math.sqrt(rows.shape[1])
-        rows = normalize(rows + self._recipe.jitter * noise, dim=1)
-        standard = self._zeroed((rows - self._mean) / self._deviation, self._recipe.noise)
-        bent = self._zeroed(gelu(standard @ inner + inner_bias, approximate="tanh"), self._recipe.dropout)
-        mapped: Tensor = normalize(rows + rows @ linear + bent @ outer + outer_bias, dim=1)
-        return mapped
+        standard = self._zeroed((rows - self._mean) / self._deviation, noise)
+        gelu = self._torch.nn.functional.gelu
+        bent = self._zeroed(gelu(standard @ inner + inner_bias, approximate="tanh"), dropout)
+        mapped = rows + rows @ linear + bent @ outer + outer_bias
+        units: Tensor = self._torch.nn.functional.normalize(mapped, dim=1)
+        return units
+
+    def _random(self, count: int) -> Tensor:
+        """Return rows (count, dim) of about length 1 in all directions."""
+        dim = len(self._mean)
+        rows: Tensor = self._torch.randn((count, dim), generator=self._generator) / math.sqrt(dim)
+        return rows
 
     def exported(self, values: Sequence[Tensor]) -> TowerMap:
         """Return the map with other values of its parameters, the standardising worked into them."""
@@ -224,6 +265,8 @@ class _Tower:
 
     def _zeroed(self, rows: Tensor, share: float) -> Tensor:
         """Return rows with a share of their numbers zeroed, and the others larger by as much."""
+        if not share:
+            return rows
         kept = self._torch.rand(rows.shape, generator=self._generator) >= share
         return rows * kept / (1.0 - share)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +10,15 @@ import numpy as np
 from mmsearch.encoders.tuned_head import TunedHead
 from mmsearch.evaluation.dataset import Direction
 from mmsearch.evaluation.embed import EmbeddedSet
-from mmsearch.evaluation.metrics import Difference, compare
+from mmsearch.evaluation.metrics import MEDIAN, Difference, compare, per_query, summarise
 from mmsearch.evaluation.ranks import Ranks, Relevance, rank_all
-from mmsearch.evaluation.runner import Comparison, DirectionReport, Evaluation, compare_evaluations
+from mmsearch.evaluation.runner import Comparison, DirectionReport
 from mmsearch.evaluation.systems import EncoderSystem
 from mmsearch.types import Float32, Float64, Int64
 
 GAIN = "gain"
+_METRICS = ("R@1", "R@5", "R@10", MEDIAN)
+_ROUNDS = 1000
 DIRECTIONS = (Direction.TEXT_IMAGE, Direction.IMAGE_TEXT)
 
 
@@ -56,12 +59,23 @@ def gain_by_picture(images: Float32, texts: Float32, owners: Int64) -> Float64:
 def judge(held_out: EmbeddedSet, head: TunedHead, *, base: str, tuned: str) -> Verdict:
     """Return how the base encoder and the tuned one do on a set."""
     mapped = mapped_set(held_out, head)
-    before, after = (
-        Evaluation(EncoderSystem(name, some, DIRECTIONS)) for name, some in ((base, held_out), (tuned, mapped))
-    )
-    old, new = ({GAIN: gain_by_picture(s.images, s.texts, s.data.owners)} for s in (held_out, mapped))
-    (gain,) = compare(old, new, np.arange(len(held_out.images), dtype=np.int64))
-    return Verdict(before.report().directions, after.report().directions, compare_evaluations(before, after), gain)
+    systems = EncoderSystem(base, held_out, DIRECTIONS), EncoderSystem(tuned, mapped, DIRECTIONS)
+    reports: tuple[list[DirectionReport], list[DirectionReport]] = ([], [])
+    changes = []
+    for task in systems[0].tasks:
+        old, new = (_shown(per_query(system.ranks(task))) for system in systems)
+        for values, system, told in zip((old, new), systems, reports, strict=True):
+            metrics = summarise(values, task.clusters)
+            told.append(DirectionReport(str(task.direction), len(task.queries), system.candidates(task), None, metrics))
+        differences = compare(old, new, task.clusters, rounds=_ROUNDS)
+        changes.append(Comparison(str(task.direction), base, tuned, len(task.queries), differences))
+    before, after = ({GAIN: gain_by_picture(s.images, s.texts, s.data.owners)} for s in (held_out, mapped))
+    (gain,) = compare(before, after, np.arange(len(held_out.images), dtype=np.int64))
+    return Verdict(tuple(reports[0]), tuple(reports[1]), tuple(changes), gain)
+
+
+def _shown(values: Mapping[str, Float64]) -> dict[str, Float64]:
+    return {name: values[name] for name in _METRICS}
 
 
 def mapped_set(some: EmbeddedSet, head: TunedHead) -> EmbeddedSet:

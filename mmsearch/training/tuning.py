@@ -32,7 +32,8 @@ PathLike = str | os.PathLike[str]
 class TuneReport:
     """What came of it: the URI to use, its folder (None: nothing was written), whether it helped, and a sentence on it.
 
-    `unread` names what was left out. `epoch` is the best one of the `epochs` that were run.
+    `unread` names what was left out. `epoch` is the best one of the `epochs` that were run, `share` how much of the way
+    from the encoder as it was to that epoch's head was needed.
     """
 
     uri: str
@@ -44,6 +45,7 @@ class TuneReport:
     unread: tuple[str, ...]
     epoch: int
     epochs: int
+    share: float
     verdict: Verdict
     seconds: float
 
@@ -112,6 +114,7 @@ def tune(
         unread=(*whole.data.unread, *(() if held_out is None else held_out.data.unread)),
         epoch=fitted.epoch,
         epochs=fitted.epochs,
+        share=fitted.share,
         verdict=verdict,
         seconds=time.perf_counter() - started,
     )
@@ -196,7 +199,7 @@ def _told(report: TuneReport, paths: Sequence[Path], dev: PathLike | None, recip
             "dev": None if dev is None else str(plain_path(dev)),
             **asdict(report.counts),
         },
-        "recipe": {**asdict(recipe), "epochs": report.epochs, "best_epoch": report.epoch},
+        "recipe": {**asdict(recipe), "epochs": report.epochs, "best_epoch": report.epoch, "share": report.share},
         "helped": report.helped,
         "held_out": figures,
         "made_by": f"mmsearch {__version__}",

@@ -44,16 +44,11 @@ def test_train_eval_index_and_query(home: Path, corpus: Path) -> None:
     assert rows[7] == f"tuned:shapes is in {home}/encoders/shapes; use it: mmsearch index FOLDER --encoder tuned:shapes"
 
     assert call(home, "models", "tuned").stdout.splitlines()[1].split()[:3] == ["tuned:shapes", "384", "260"]
-    compared = call(home, "eval", str(corpus), "--compare", "compact", "tuned:shapes", "--json")
-    assert all(one["differences"][1]["difference"] > 0.2 for one in json.loads(compared.stdout)[:2])
     index = call(home, "index", str(corpus.parent), "--encoder", "tuned:shapes", "-q")
     assert index.returncode == 0, index.stderr
-    captions = [json.loads(line) for line in corpus.read_text().splitlines()]
-    right = 0
-    for record in captions[10:20]:
-        query = call(home, "query", record["captions"][0], "-k", "10", "--json")
-        right += record["image"] in found(query)
-    assert right >= 7
+    records = [json.loads(line) for line in corpus.read_text().splitlines()[10:15]]
+    hits = [call(home, "query", record["captions"][0], "-k", "10", "--json") for record in records]
+    assert sum(record["image"] in found(done) for record, done in zip(records, hits, strict=True)) >= 4
 
     again = call(home, "train", str(corpus), "--name", "again", "--seed", "1", "--json")
     assert json.loads(again.stdout)["helped"]

@@ -22,9 +22,10 @@ from mmsearch.training.corpus import part
 from mmsearch.training.fit import _Tower, fit
 from mmsearch.training.judge import gain_by_picture
 from mmsearch.training.negatives import Draw
-from mmsearch.types import EncoderSpec, Float32, Modality, UInt8
+from mmsearch.training.tuning import _score
+from mmsearch.types import EncoderSpec, Float32, Modality, TokenEncoder, UInt8
 from tests.shapes import draw_corpus
-from tests.support import ToyEncoder, make_folder, picture, random_units, unit
+from tests.support import ToyEncoder, make_folder, picture, random_head, random_units, unit
 
 pytest.importorskip("torch", reason="needs the extra [train]")
 
@@ -142,12 +143,27 @@ def test_nonsense_is_told_and_not_written(tmp_path: Path, home: Path, seed: int)
     report = tune(corpus, "mine", encoder=Foreign(), recipe=recipe)
     assert not report.helped
     assert report.summary.startswith("It did not help: on 50 held-out pictures recall@5 went from ")
-    assert report.summary.endswith("no more than chance explains; the encoder is left as it was.")
+    assert report.summary.endswith("; the encoder is left as it was.")
     assert not (home / "encoders").exists()
     kept = tune(corpus, "mine", encoder=Foreign(), recipe=recipe, keep=True)
     assert not kept.helped
     assert kept.summary.endswith("it was kept all the same.")
     assert read_manifest("mine").head().dim == 16
+
+
+@pytest.mark.needs_clip
+def test_an_openclip_model_is_tuned(models: Path, tmp_path: Path) -> None:
+    corpus = draw_corpus(tmp_path / "shapes", 120)
+    base = f"open_clip:local-dir:{models / 'vit'}"
+    report = tune(corpus, "clip", encoder=base, device="cpu", recipe=Recipe(epochs=3), keep=True)
+    assert (report.base, report.epochs) == (base, 3)
+    encoder = load_encoder("tuned:clip", device="cpu")
+    assert isinstance(encoder, TunedEncoder)
+    assert isinstance(encoder, TokenEncoder)
+    assert encoder.spec.dim == encoder.base.spec.dim == 32
+    after = mmsearch.evaluate(corpus, encoder=encoder).report()
+    assert after.system == "tuned:clip"
+    assert 0 < after["text→image"]["R@10"] < 1
 
 
 def test_a_seed_gives_the_same_head(corpus: Path) -> None:
@@ -180,7 +196,43 @@ def test_it_stops_when_nothing_gets_better() -> None:
     some = EmbeddedSet(data, random_units(6, 8), random_units(6, 8, seed=1))
     scores = iter([0.5, 0.4, 0.7, *[0.6] * 100])
     fitted = fit(require_torch(), some, lambda head: next(scores), Recipe(epochs=40, hidden=4), threads=1)
-    assert (fitted.epoch, fitted.epochs, fitted.start, fitted.best) == (2, 12, 0.5, 0.7)
+    assert (fitted.epoch, fitted.epochs, fitted.start, fitted.best, fitted.share) == (2, 12, 0.5, 0.7, 1.0)
+
+
+def test_of_the_way_from_the_identity_only_what_is_needed_is_gone() -> None:
+    data = EvalSet("x", tuple("abcdef"), tuple("ghijkl"), np.arange(6), (None,) * 6, (None,) * 6)
+    some = EmbeddedSet(data, random_units(6, 8), random_units(6, 8, seed=1))
+    scores = iter([0.5, *[0.7] * 6, 0.6, 0.68, 0.692])  # the identity, six epochs, shares of 0.1, 0.2, 0.3
+    fitted = fit(require_torch(), some, lambda head: next(scores), Recipe(epochs=10, hidden=4), threads=1)
+    assert (fitted.epoch, fitted.share, fitted.best) == (1, 0.3, 0.692)
+
+
+def test_a_head_can_be_made_weaker() -> None:
+    head, rows = random_head(12), random_units(30, 12)
+    whole = head.text.apply(rows)
+    near, nearer = ((head.weaker(share).text.apply(rows) * rows).sum(axis=1).mean() for share in (0.9, 0.2))
+    assert (whole * rows).sum(axis=1).mean() < near < nearer < 1.0
+    np.testing.assert_allclose(head.weaker(0.0).text.apply(rows), rows, atol=1e-6)
+    np.testing.assert_allclose(head.weaker(1.0).text.apply(rows), whole, atol=1e-6)
+
+
+def test_what_it_was_not_tuned_on_stays_where_it_is() -> None:
+    """Little is forgotten: vectors in other directions hardly move, and far more without that part of the loss."""
+    rng = np.random.default_rng(0)
+    meant = rng.normal(0, 1, (300, 6))
+    sides = [rng.normal(0, 0.3, 64) + 0.5 * meant @ rng.normal(0, 0.2, (6, 64)) for _ in range(2)]
+    owners = np.arange(300)
+    data = EvalSet("x", tuple(map(str, owners)), tuple(map(str, owners)), owners, (None,) * 300, (None,) * 300)
+    some = EmbeddedSet(data, *map(unit, sides))
+    rows = random_units(300, 64, seed=9)
+    moved = []
+    for faith in (5.0, 0.0):
+        recipe = Recipe(epochs=60, batch=100, hidden=32, faith=faith, gain=1.0)
+        fitted = fit(require_torch(), some, lambda head: _score(some, head), recipe, threads=1)
+        assert fitted.best > fitted.start + 0.2
+        maps = (fitted.head.image, fitted.head.text)
+        moved.append(float(np.mean([1.0 - (one.apply(rows) * rows).sum(axis=1) for one in maps])))
+    assert moved[0] < 0.3 * moved[1]
 
 
 # --- what it is learned from ----------------------------------------------------------------------------------------
