@@ -9,11 +9,10 @@ from sqlalchemy import func, select
 
 from mmsearch.catalog import schema
 from mmsearch.catalog.catalog import Catalog, to_stored_item
-from mmsearch.catalog.rows import StoredItem
+from mmsearch.catalog.rows import HASH_BYTES, StoredItem
 from mmsearch.types import Int64, Modality, UInt8
 
 _PAGE = 500
-_HASH_BYTES = 32
 
 
 def live_vectors(catalog: Catalog, modality: Modality) -> tuple[Int64, UInt8]:
@@ -24,7 +23,7 @@ def live_vectors(catalog: Catalog, modality: Modality) -> tuple[Int64, UInt8]:
         rows = connection.execute(query).all()
         ids = np.fromiter((row.id for row in rows), dtype=np.int64, count=len(rows))
         hashes = np.frombuffer(b"".join(row.content_hash for row in rows), dtype=np.uint8)
-        return ids, hashes.reshape(len(rows), _HASH_BYTES)
+        return ids, hashes.reshape(len(rows), HASH_BYTES)
 
 
 def items_of(catalog: Catalog, modality: Modality, ids: Int64) -> Iterator[list[StoredItem]]:

@@ -54,6 +54,9 @@ class KnownItem:
     short_side: int | None = None
 
 
+HASH_BYTES = 32
+"""Of the SHA-256 of a content."""
+
 LEFT_OUT = "left out: "
 """How the reason of a file begins that was left out on purpose and is no failure."""
 

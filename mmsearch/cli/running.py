@@ -43,6 +43,7 @@ def interruptible(stop: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def shown_progress(*, quiet: bool) -> Iterator[Progress | None]:
+    """Yield what shows how a run gets on: a bar on a terminal, else lines; None when it is to be quiet."""
     if quiet:
         yield None
         return

@@ -43,6 +43,15 @@ def write_file(
     return WrittenFile(hashing.hexdigest(), hashing.size)
 
 
+def write_bytes(target: Path, temporary: Path, data: bytes, *, replace: bool = False) -> WrittenFile:
+    """Make `target` of these bytes; see `write_file`."""
+
+    def fill(file: BinaryIO) -> None:
+        file.write(data)
+
+    return write_file(target, temporary, fill, replace=replace)
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and its parents with mode 0700, durably; one that is there is left as it is."""
     if path.is_dir():

@@ -10,16 +10,14 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from mmsearch.collection.atomic import write_file
+from mmsearch.catalog.rows import HASH_BYTES
+from mmsearch.collection.atomic import write_bytes
 from mmsearch.collection.layout import Layout
 from mmsearch.types import EncoderSpec, Float16, Int64, Modality, UInt8
 from mmsearch.vectors.store import open_segment, write_segment
-
-_HASH_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +57,14 @@ class Incoming:
     def add(self, modality: Modality, rows: Sequence[NewRow]) -> None:
         """Write some rows, durably, as one file."""
         ids = np.array([one.vector_id for one in rows], dtype=np.int64)
-        hashes = np.frombuffer(b"".join(one.content_hash for one in rows), dtype=np.uint8).reshape(-1, _HASH_BYTES)
+        hashes = np.frombuffer(b"".join(one.content_hash for one in rows), dtype=np.uint8).reshape(-1, HASH_BYTES)
         buffer = io.BytesIO()
         write_segment(buffer, [np.stack([one.row for one in rows])], ids)
         np.lib.format.write_array(buffer, hashes, allow_pickle=False)
         data = buffer.getvalue()
         sha256 = hashlib.sha256(data).hexdigest()
         path = self._layout.new_incoming(self.spec.fingerprint, modality, int(ids[0]), sha256)
-
-        def fill(stream: BinaryIO) -> None:
-            stream.write(data)
-
-        write_file(path, self._layout.new_staged(), fill, replace=True)  # it may be there, damaged
+        write_bytes(path, self._layout.new_staged(), data, replace=True)  # it may be there, damaged
         self._files[modality].append(_File(path, ids, hashes))
 
     def ids(self, modality: Modality) -> Int64:
@@ -80,7 +74,7 @@ class Incoming:
     def other_contents(self, modality: Modality, ids: Int64, hashes: UInt8) -> dict[int, bytes]:
         """Return, of the vectors `ids` (n,), those whose row is not of what `hashes` (n, 32) say: and of what it is."""
         which = self._places(modality, ids)
-        mine = np.concatenate([np.empty((0, _HASH_BYTES), np.uint8), *(file.hashes for file in self._files[modality])])
+        mine = np.concatenate([np.empty((0, HASH_BYTES), np.uint8), *(file.hashes for file in self._files[modality])])
         differs = np.flatnonzero((mine[which] != hashes).any(axis=1))
         return {int(ids[at]): mine[which[at]].tobytes() for at in differs.tolist()}
 
@@ -128,7 +122,7 @@ def _read(path: Path, dim: int) -> _File | None:
         rows, ids, hashes = (np.lib.format.read_array(stream, allow_pickle=False) for _ in range(3))
     except (FileNotFoundError, ValueError):
         return None
-    is_sound = rows.shape == (len(ids), dim) and hashes.shape == (len(ids), _HASH_BYTES)
+    is_sound = rows.shape == (len(ids), dim) and hashes.shape == (len(ids), HASH_BYTES)
     return _File(path, ids, hashes) if is_sound else None
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from typing import Any, BinaryIO
+from typing import Any
 
-from mmsearch.collection.atomic import write_file
+from mmsearch.collection.atomic import write_bytes
 from mmsearch.collection.layout import FORMAT_NAME, FORMAT_VERSION, Layout
 from mmsearch.config import Settings
 from mmsearch.errors import CollectionCorrupt, CollectionNotFound, UnsupportedFormat
@@ -49,12 +49,7 @@ def read_manifest(layout: Layout) -> tuple[str, EncoderSpec]:
 
 def write_manifest(layout: Layout, identity: str, spec: EncoderSpec, *, replace: bool = False) -> None:
     """Make the manifest, the last file of a new collection; replace it where its encoder is another by now."""
-    data = manifest_bytes(identity, spec)
-
-    def fill(file: BinaryIO) -> None:
-        file.write(data)
-
-    write_file(layout.manifest, layout.new_staged(), fill, replace=replace)
+    write_bytes(layout.manifest, layout.new_staged(), manifest_bytes(identity, spec), replace=replace)
 
 
 def manifest_bytes(identity: str, spec: EncoderSpec) -> bytes:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _FEWEST_EPOCHS, _MOST_EPOCHS = 10, 100
 _LEAST_DEVIATION = 0.1
 """Of the mean one: a column that hardly varies here may well do so elsewhere."""
-_BETAS = 0.9, 0.999
 _ANCHORS = 128
 _WIDE = 768
 """From this width on a step is long enough to be shared among threads; a shorter one waits for the slowest of them."""
@@ -144,7 +143,9 @@ class _Learner:
         self._scale = torch.tensor(math.log(recipe.scale), requires_grad=True)
         self._learned = [p for tower in self._towers for p in tower.parameters] + [self._scale]
         self._average = [p.detach().clone() for p in self._learned]
-        self._optimizer = _AdamW(torch, self._learned, recipe.decay)
+        matrices, others = ([p for p in self._learned if (p.ndim == 2) is wanted] for wanted in (True, False))
+        groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
+        self._optimizer = torch.optim.AdamW(groups, lr=recipe.rate)
         self._steps, self._step = epochs * recipe.batches(len(training.images)), 0
 
     def run_epoch(self) -> None:
@@ -164,8 +165,11 @@ class _Learner:
             entropy = torch.nn.functional.cross_entropy
             loss = (entropy(logits, target) + entropy(logits.T, target)) / 2.0
             loss = loss + self._recipe.faith * sum(tower.drift() for tower in self._towers)
+            self._optimizer.zero_grad()
             loss.backward()
-            self._optimizer.step(self._recipe.rate * _share_of_rate(self._step, self._steps))
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._recipe.rate * _share_of_rate(self._step, self._steps)
+            self._optimizer.step()
             self._step += 1
             with torch.no_grad():
                 for slow, fast in zip(self._average, self._learned, strict=True):
@@ -179,29 +183,6 @@ class _Learner:
             for number, tower in enumerate(self._towers)
         )
         return TunedHead(image, text)
-
-
-class _AdamW:
-    """AdamW (Loshchilov, Hutter 2019); matrices decay. torch.optim would import torch's compiler for seconds."""
-
-    def __init__(self, torch: ModuleType, parameters: Sequence[Tensor], decay: float) -> None:
-        self._torch = torch
-        self._decay = decay
-        self._moments = [(p, torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
-        self._count = 0
-
-    def step(self, rate: float) -> None:
-        """Move the parameters by their gradients, and drop these."""
-        self._count += 1
-        first_share, second_share = (1.0 - beta**self._count for beta in _BETAS)
-        with self._torch.no_grad():
-            for parameter, first, second in self._moments:
-                if parameter.ndim == 2:
-                    parameter.mul_(1.0 - rate * self._decay)
-                first.lerp_(parameter.grad, 1.0 - _BETAS[0])
-                second.lerp_(parameter.grad.square(), 1.0 - _BETAS[1])
-                parameter.addcdiv_(first, (second / second_share).sqrt() + 1e-8, value=-rate / first_share)
-                parameter.grad = None
 
 
 class _Tower:

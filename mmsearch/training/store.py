@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmsearch.collection.atomic import fsync_folder, write_file
+from mmsearch.collection.atomic import fsync_folder, write_bytes
 from mmsearch.config import Settings
 from mmsearch.encoders.tuned import CARD, FORMAT, HEAD, MANIFEST, SCHEME
 from mmsearch.encoders.tuned_head import TunedHead
@@ -55,7 +55,7 @@ def write_encoder(
     }
     try:
         for file_name, content in files.items():
-            write_file(temporary / file_name, temporary / f"{file_name}.tmp", lambda file, it=content: file.write(it))  # type: ignore[misc]
+            write_bytes(temporary / file_name, temporary / f"{file_name}.tmp", content)
         _put(temporary, folder, force=force)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -74,8 +74,3 @@ def _put(temporary: Path, folder: Path, *, force: bool) -> None:
         raise
     fsync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def head_sha256(head: TunedHead) -> str:
-    """Return the digest of a head as its manifest tells it."""
-    return hashlib.sha256(head.to_bytes()).hexdigest()

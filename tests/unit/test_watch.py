@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -73,6 +74,10 @@ def soon(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def has(place: Path, name: str) -> bool:
+    return name in uris(place)
+
+
 @pytest.fixture
 def watching(tmp_path: Path, place: Path, toy: ToyEncoder) -> Iterator[Watching]:
     """Return a watch of photos/, with two pictures in a/ and one in b/, and of a corpus beside it."""
@@ -105,7 +110,7 @@ def test_every_change_is_a_round_of_its_own(watching: Watching, tmp_path: Path, 
     for number in range(60, 63):
         time.sleep(0.3 * (number - 59))  # at another moment of the watcher's beat each time
         make_folder(tmp_path / "photos" / "a", 1, first=number)
-        soon(lambda name=f"p{number:04d}.png": name in uris(place))  # type: ignore[misc]
+        soon(partial(has, place, f"p{number:04d}.png"))
     soon(lambda: len(watching.rounds) == 4)
 
 

@@ -80,21 +80,21 @@ def _phrases(samples: list[Sample]) -> tuple[list[str], list[int]]:
 TEXTS = {"captions": _captions, "phrases": _phrases}
 
 
-def extract_view(session: InferenceSession, samples: list[Sample], view: View, *, seed: int) -> tuple[Halves, Halves]:
-    """Return features (n, 3696) and the cut (n, 120, 17, 17) of one view of every sample, float16."""
+def extract_view(
+    session: InferenceSession, samples: list[Sample], view: View, outputs: tuple[str, ...], *, seed: int
+) -> list[Halves]:
+    """Return outputs of one view of every sample, float16: "features" (n, 3696), "cut" (n, 120, 17, 17)."""
 
     def pixels(index: int) -> Pixels:
         return to_pixels(view(samples[index].image(), np.random.default_rng((seed, index))))
 
-    def rows(start: int) -> tuple[Halves, Halves]:
+    def rows(start: int) -> list[Halves]:
         batch = np.stack([pixels(index) for index in range(start, min(start + BATCH, len(samples)))])
-        features, cut = session.run(["features", "cut"], {"pixels": batch})
-        return features.astype(np.float16), cut.astype(np.float16)
+        return [values.astype(np.float16) for values in session.run(outputs, {"pixels": batch})]
 
     with ThreadPoolExecutor(THREADS) as pool:  # each decodes and runs its own batches, on one thread
         parts = list(pool.map(rows, range(0, len(samples), BATCH)))
-    features, cuts = zip(*parts, strict=True)
-    return np.concatenate(features), np.concatenate(cuts)
+    return [np.concatenate(of_output) for of_output in zip(*parts, strict=True)]
 
 
 def main() -> None:
@@ -113,23 +113,24 @@ def main() -> None:
     image_session, text_session = open_session(towers / "image.onnx", threads=1), open_session(towers / "text.onnx")
     tokenizer = open_tokenizer(tokenizer_file())
 
-    jobs = [("squash", shard) for shard in DEV_SHARDS]
+    jobs = [(view, shard) for view in ("squash", "crop") for shard in DEV_SHARDS]
     jobs += [(view, shard) for view in ("squash", "random") for shard in train_shards(arguments.data, ".tar")]
     for view, shard in jobs:
-        started, target = time.monotonic(), folder / f"{shard}-{view}.npy"
-        if target.exists():
+        started, target, cut = time.monotonic(), folder / f"{shard}-{view}.npy", folder / f"{shard}-{view}-cut.npy"
+        with_cut = arguments.cuts and view != "crop"
+        if target.exists() and (cut.exists() or not with_cut):
             continue
         samples = list(read_shard(arguments.data / f"{shard}.tar"))
         if view == "squash":
             for kind, split in TEXTS.items():
                 texts, owner = split(samples)
-                rows = run_texts(text_session, tokenizer, texts, output="features")
-                np.save(folder / f"{shard}-{kind}.npy", rows.astype(np.float16))
+                encoded = run_texts(text_session, tokenizer, texts, output="features")
+                np.save(folder / f"{shard}-{kind}.npy", encoded.astype(np.float16))
                 np.save(folder / f"{shard}-{kind}-owner.npy", np.array(owner, np.int64))
-        features, cut = extract_view(image_session, samples, VIEWS[view], seed=SEED)
-        if arguments.cuts:
-            np.save(folder / f"{shard}-{view}-cut.npy", cut)
-        np.save(target, features)  # last: where it stands, the shard is done
+        outputs = ("features", "cut") if with_cut else ("features",)
+        rows = extract_view(image_session, samples, VIEWS[view], outputs, seed=SEED)
+        for path, values in zip((target, cut), rows, strict=False):
+            np.save(path, values)
         print(f"{target.name}: {len(samples) / (time.monotonic() - started):.0f} pictures/s", flush=True)
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
-from torchvision.models._meta import _IMAGENET_CATEGORIES  # type: ignore[import-untyped]
+from torchvision.models._meta import _IMAGENET_CATEGORIES  # type: ignore[import-untyped]  # it ships no types
 
 from .common import DEV_SHARDS, Recall, measure_recall, open_session, open_tokenizer, run_texts, train_shards
 from .head import ImageHead, Shape, TextHead
@@ -174,14 +174,14 @@ def train(heads: Heads, data: Features, settings: Settings) -> Heads:
 
 
 @torch.no_grad()
-def dev_recall(heads: Heads, data: Features) -> Recall:
-    """Return recall on dev features, pictures seen in their first view."""
-    images = heads.image(data.views[0].float()).numpy()
+def dev_recall(heads: Heads, data: Features, view: int) -> Recall:
+    """Return recall on dev features, pictures seen in one view."""
+    images = heads.image(data.views[view].float()).numpy()
     return measure_recall(images, heads.text(data.texts.features.float()).numpy(), data.texts.owner)
 
 
 def main() -> None:
-    """Train the heads and print recall."""
+    """Train the heads and print recall for both ways to resize."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     work: Path = parser.parse_args().work
@@ -190,8 +190,11 @@ def main() -> None:
     data = Features.load(work, train_shards(work / "features", "-squash.npy"), settings.views)
     heads = train(new_heads(shape, settings, data, class_name_features(work)), data, settings)
     print(f"{settings} {shape} {time.monotonic() - started:.0f} s")
+    resizes = ("squash", "crop")
     for shard in DEV_SHARDS:
-        print(f"{shard}: {dev_recall(heads, Features.load(work, (shard,), ('squash',))).row()}")
+        dev = Features.load(work, (shard,), resizes)
+        for view, name in enumerate(resizes):
+            print(f"{shard} {name}: {dev_recall(heads, dev, view).row()}")
     state = {"image": heads.image.state_dict(), "text": heads.text.state_dict(), "shape": asdict(shape)}
     torch.save(state, work / "head.pt")
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchvision.models._meta import _IMAGENET_CATEGORIES  # type: ignore[import-untyped]
+from torchvision.models._meta import _IMAGENET_CATEGORIES  # type: ignore[import-untyped]  # it ships no types
 
 from .common import DEV_SHARDS, Recall, measure_recall, open_tokenizer, train_shards
 from .cuts import Grids, Pictures, Words, augment, batches, neighbours
