@@ -1,1 +1,1 @@
-"""Recipe of the encoder `compact:v1`: frozen towers, trained heads, small ONNX files."""
+"""Recipe of the encoder `compact`: towers whose last blocks are tuned, trained heads, small ONNX files."""

@@ -58,8 +58,8 @@ def read_shard(path: Path) -> Iterator[Sample]:
 
 
 def train_shards(folder: Path, ending: str) -> tuple[str, ...]:
-    """Return the shards to train on: TRAIN_SHARDS, and those of MORE_SHARDS that are in `folder` with this ending."""
-    return TRAIN_SHARDS + tuple(shard for shard in MORE_SHARDS if (folder / f"{shard}{ending}").exists())
+    """Return the shards to train on: those of TRAIN_SHARDS and MORE_SHARDS that are in `folder` with this ending."""
+    return tuple(shard for shard in TRAIN_SHARDS + MORE_SHARDS if (folder / f"{shard}{ending}").exists())
 
 
 def squash(image: Image.Image) -> Image.Image:

@@ -128,11 +128,21 @@ def neighbours(rows: NDArray[np.float32], flickr: NDArray[np.bool_]) -> NDArray[
 
 
 def batches(
-    near: NDArray[np.int64], flickr: NDArray[np.bool_], *, size: int, group: int, rng: np.random.Generator
+    near: NDArray[np.int64],
+    flickr: NDArray[np.bool_],
+    *,
+    size: int,
+    group: int,
+    rounds: int,
+    rng: np.random.Generator,
 ) -> list[NDArray[np.int64]]:
-    """Return batches of one corpus each, made of groups of `group` pictures that look alike; each picture once."""
+    """Return batches of one corpus each, made of groups of `group` pictures that look alike.
+
+    Each picture once, and those of Flickr8k, which have five captions, `rounds` times.
+    """
     found = []
-    for kind in (True, False):
+    kinds = np.unique(flickr)
+    for kind in np.repeat(kinds, np.where(kinds, rounds, 1)):
         left = flickr == kind
         groups = []
         for seed in rng.permutation(np.flatnonzero(left)):

