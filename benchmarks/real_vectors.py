@@ -1,4 +1,4 @@
-"""Recall of index kinds on real vectors: all shared pictures and captions, encoded by `compact:v1`.
+"""Recall of index kinds on real vectors: all shared pictures and captions, encoded by the compact encoder.
 
 The pictures are indexed into a collection first (about eight minutes), unless the folder of one is named. Queries are
 300 stored pictures, each without itself, and 500 captions.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmsearch.encoders.models import ModelInfo, list_models
     from mmsearch.engine.engine import SearchEngine
     from mmsearch.engine.engine import open_collection as open
+    from mmsearch.engine.explaining import Explanation, explain
     from mmsearch.engine.repairing import repair_collection as repair
     from mmsearch.evaluation.runner import EvalReport, Evaluation, evaluate
     from mmsearch.types import Filter, Hit, Item, Modality, SearchParams, SearchResult
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Collection": "mmsearch.collection.collection:Collection",
+    "Explanation": "mmsearch.engine.explaining:Explanation",
     "EvalReport": "mmsearch.evaluation.runner:EvalReport",
     "Evaluation": "mmsearch.evaluation.runner:Evaluation",
     "Filter": "mmsearch.types:Filter",
@@ -46,6 +48,7 @@ _HOMES = {
     "SearchResult": "mmsearch.types:SearchResult",
     "errors": "mmsearch.errors:",
     "evaluate": "mmsearch.evaluation.runner:evaluate",
+    "explain": "mmsearch.engine.explaining:explain",
     "index": "indexer:index",
     "list_encoders": "mmsearch.encoders:list_encoders",
     "list_models": "mmsearch.encoders.models:list_models",
@@ -59,6 +62,7 @@ __all__ = [
     "Collection",
     "EvalReport",
     "Evaluation",
+    "Explanation",
     "Filter",
     "Hit",
     "IndexReport",
@@ -73,6 +77,7 @@ __all__ = [
     "__version__",
     "errors",
     "evaluate",
+    "explain",
     "index",
     "list_encoders",
     "list_models",

@@ -11,6 +11,7 @@
     │   └── DiskFull               there is no space for what is to be written
     ├── EncoderError
     │   ├── UnknownEncoder         no encoder answers to that URI
+    │   ├── UnknownReranker        no reranker answers to that URI, or none reads what the encoder makes
     │   ├── EncoderMismatch        the collection is bound to another encoder
     │   └── WeightsUnavailable     weights are missing or damaged
     ├── ImageError
@@ -71,6 +72,10 @@ class EncoderError(MmsearchError):
 
 class UnknownEncoder(EncoderError):
     """No installed encoder answers to that URI."""
+
+
+class UnknownReranker(EncoderError):
+    """No installed reranker answers to that URI, or none was made for the encoder."""
 
 
 class EncoderMismatch(EncoderError):

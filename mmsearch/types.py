@@ -97,6 +97,66 @@ class TokenEncoder(Encoder, Protocol):
         """Return the text tokens (n, tokens, width) and the mask (n, tokens) that is True on real tokens."""
 
 
+@runtime_checkable
+class PieceEncoder(TokenEncoder, Protocol):
+    """An encoder that also tells which characters its text tokens stand for."""
+
+    def text_pieces(self, text: str) -> tuple[tuple[int, int], ...]:
+        """Return the span of characters of each token that `text_tokens` gives of a text; an empty one for marks."""
+
+
+# --- rerankers ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RerankerSpec:
+    """What must be known of a reranker.
+
+    Two with one `fingerprint` make the same states and scores. `weight` is what a matching score counts for beside a
+    cosine: the final score is similarity + weight × matching score.
+    """
+
+    uri: str
+    fingerprint: str
+    weight: float
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """A second look at few candidates: one matching score for a picture and a text, read together."""
+
+    @property
+    def spec(self) -> RerankerSpec:
+        """The description."""
+
+    @property
+    def min_side(self) -> int | None:
+        """The short side in pixels down to which a JPEG may be decoded at a reduced scale; None: never."""
+
+    def prepare_image(self, image: Image.Image) -> UInt8:
+        """Return the pixels (3, S, S), uint8, that `picture_states` takes. Thread-safe."""
+
+    def picture_states(self, pixels: UInt8) -> Float32:
+        """Return what is kept of prepared pictures (n, 3, S, S): states (n, patches, width). Costs most of the time."""
+
+    def score(self, texts: Sequence[str], states: Float32) -> Float32:
+        """Return matching scores (n,) of n pairs, higher for better ones: of texts with states (n, patches, width).
+
+        One text stands for as many as there are states, and one state for as many as there are texts.
+        """
+
+
+@runtime_checkable
+class ExplainingReranker(Reranker, Protocol):
+    """A reranker that shows where it looked."""
+
+    def attention(self, text: str, states: Float32) -> tuple[tuple[str, ...], Float32]:
+        """Return the words of a text, and for each the share (words, rows, columns) of its attention by patch.
+
+        `states` (1, patches, width) is of one picture; the shares of a word add up to one.
+        """
+
+
 # --- sources --------------------------------------------------------------------------------------------------------
 
 
@@ -254,12 +314,16 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One answer. `similarity` is the cosine; `score` is what the list is sorted by (a fused rank for target "any")."""
+    """One answer. `similarity` is the cosine; `score` is what the list is sorted by (a fused rank for target "any").
+
+    `rerank_score` is the matching score of a reranker; None where there was no second look.
+    """
 
     rank: int
     score: float
     item: Item
     similarity: float
+    rerank_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

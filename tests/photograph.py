@@ -14,8 +14,8 @@ from PIL import Image
 from mmsearch.images import ImageInfo, decode, probe
 from tests.support import PHOTOS
 
-ALIKE = 0.97
-"""Cosine of the worst encoder here (256 colours, 0.975) …"""
+ALIKE = 0.945
+"""Cosine of the worst encoder here (256 colours, 0.950) …"""
 
 UNLIKE = 0.93
 """… and of the least mistake: the photograph was chosen because every turn and swap of it is another picture."""

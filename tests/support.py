@@ -18,7 +18,7 @@ from mmsearch.collection.maintenance import verify
 from mmsearch.encoders import load_encoder
 from mmsearch.encoders.tuned_head import TowerMap, TunedHead
 from mmsearch.training.store import write_encoder
-from mmsearch.types import Encoder, EncoderSpec, Float32, Modality, UInt8
+from mmsearch.types import Encoder, EncoderSpec, Float32, Modality, RerankerSpec, UInt8
 
 HAS_OPEN_CLIP = find_spec("open_clip") is not None and find_spec("transformers") is not None
 
@@ -77,6 +77,33 @@ class ToyEncoder:
 
     def text_notes(self, text: str) -> tuple[str, ...]:
         return ("toy: that is Greek to me",) if any("α" <= char <= "ω" for char in text) else ()
+
+
+class ToyReranker:
+    """Colours of quadrants; a text matches a picture the better the nearer the last is to the colour that it names."""
+
+    min_side: int | None = None
+
+    def __init__(self, *, weight: float = 1.0) -> None:
+        self.spec = RerankerSpec("toy:reranker", hashlib.sha256(b"toy reranker").hexdigest(), weight)
+        self.seen = 0
+
+    def prepare_image(self, image: Image.Image) -> UInt8:
+        small = image.resize((2, 2), Image.Resampling.BOX)
+        return np.ascontiguousarray(np.asarray(small, dtype=np.uint8).transpose(2, 0, 1))
+
+    def picture_states(self, pixels: UInt8) -> Float32:
+        self.seen += len(pixels)
+        return pixels.reshape(len(pixels), 3, 4).transpose(0, 2, 1).astype(np.float32) / 255
+
+    def score(self, texts: Sequence[str], states: Float32) -> Float32:
+        colours = [next((rgb for name, rgb in COLOURS.items() if name in text), (127, 127, 127)) for text in texts]
+        difference = np.array(colours, np.float32) / 255 - states[:, -1]
+        return -np.linalg.norm(difference, axis=1).astype(np.float32)
+
+    def attention(self, text: str, states: Float32) -> tuple[tuple[str, ...], Float32]:
+        words = tuple(text.split())
+        return words, np.full((len(words), 2, 2), 0.25, np.float32)
 
 
 def unit(rows: np.ndarray) -> Float32:

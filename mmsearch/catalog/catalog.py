@@ -165,6 +165,18 @@ class Catalog:
                 found.update({row.content_hash: row.id for row in rows})
         return found
 
+    def contents_of_items(self, item_ids: Iterable[int]) -> dict[int, tuple[int, bytes]]:
+        """Return (vector id, SHA-256 of what it is of) of items by id, of those that are there."""
+        items, vectors = schema.items, schema.vectors
+        found: dict[int, tuple[int, bytes]] = {}
+        with self._database.read() as connection:
+            for some in _chunks(item_ids):
+                query = select(items.c.id, vectors.c.id.label("vector_id"), vectors.c.content_hash).where(
+                    items.c.id.in_(some), vectors.c.modality == items.c.modality, vectors.c.id == items.c.vector_id
+                )
+                found.update({row.id: (row.vector_id, row.content_hash) for row in connection.execute(query)})
+        return found
+
     def captioned(self, limit: int | None = None) -> list[tuple[str, tuple[str, ...]]]:
         """Return the first pictures, by item id, that have captions: their keys and these."""
         images, texts = schema.items.alias(), schema.items.alias()

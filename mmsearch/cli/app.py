@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from mmsearch import __version__
-from mmsearch.cli import build, care, doctor, evaluate, index, info, keeping, listing, merge, models, query, train
+from mmsearch.cli import (
+    build,
+    care,
+    doctor,
+    evaluate,
+    explain,
+    index,
+    info,
+    keeping,
+    listing,
+    merge,
+    models,
+    query,
+    train,
+)
 
 app = typer.Typer(
     name="mmsearch",
@@ -21,6 +35,7 @@ app = typer.Typer(
 )
 app.command("index")(index.index)
 app.command("query")(query.query)
+app.command("explain")(explain.explain)
 app.command("list")(listing.list_items)
 app.command("eval")(evaluate.evaluate)
 app.command("train")(train.train)

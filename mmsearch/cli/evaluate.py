@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmsearch.cli.options import (
+    CandidatesOption,
     CaptionColumnOption,
     CollectionOption,
     DeviceOption,
@@ -100,6 +101,10 @@ def evaluate(
     qrels: Annotated[
         Path | None, typer.Option("--qrels", metavar="FILE", help="TREC judgements.", show_default=False)
     ] = None,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Look at the first answers again with the reranker.")
+    ] = False,
+    candidates: CandidatesOption = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no vectors for the next time.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -107,10 +112,14 @@ def evaluate(
 
     Recall is told as the CLIP papers do: any caption of a picture counts. Ties count against. Intervals are 95 %.
     """
+    from mmsearch.engine.reranking import CANDIDATES
     from mmsearch.errors import QueryError
     from mmsearch.evaluation import runner
+    from mmsearch.rerank import DEFAULT_RERANKER
 
     gc.enable()
+    if candidates is not None and not rerank:
+        raise QueryError("--candidates goes with --rerank.")
     options = corpus_options(
         images=images,
         split=split,
@@ -123,7 +132,7 @@ def evaluate(
         raise QueryError(f"{alone[0]} is for one system on a corpus: leave it out with --run and --compare.")
     if run is not None or (compare and qrels):
         others = (dataset, encoder, collection, options, limit, direction, compare if run is not None else None)
-        if any(value is not None for value in others):
+        if rerank or any(value is not None for value in others):
             raise QueryError("TREC runs are evaluated with --qrels alone: leave the corpus and what goes with it out.")
     if run is not None:
         if qrels is None:
@@ -144,7 +153,7 @@ def evaluate(
 
     def evaluated(system: str | None, in_collection: str | None) -> Evaluation:
         with ExitStack() as stack:
-            (embedding,) = show_progress(stack, embedding="embedded")
+            embedding, reranking = show_progress(stack, embedding="embedded", reranking="queries reranked")
             return runner.evaluate(
                 dataset,
                 encoder=system,
@@ -155,6 +164,9 @@ def evaluate(
                 limit=limit,
                 cache=not no_cache,
                 progress=embedding,
+                rerank=DEFAULT_RERANKER if rerank else None,
+                candidates=candidates or CANDIDATES,
+                reranking=reranking,
             )
 
     if compare:

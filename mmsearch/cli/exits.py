@@ -29,6 +29,7 @@ BY_ERROR: tuple[tuple[type[BaseException], int], ...] = (
     (errors.NetworkFileSystem, 24),
     (errors.CollectionError, 7),
     (errors.UnknownEncoder, 8),
+    (errors.UnknownReranker, 27),
     (errors.EncoderMismatch, 9),
     (errors.WeightsUnavailable, 10),
     (errors.EncoderError, 11),

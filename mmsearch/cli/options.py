@@ -86,6 +86,14 @@ MaxPixelsOption = Annotated[
 ]
 
 
+CandidatesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--candidates", metavar="N", min=1, max=1000, help="With --rerank: how many. [default: 50]", show_default=False
+    ),
+]
+
+
 def corpus_options(
     *,
     images: str | None,

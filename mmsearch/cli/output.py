@@ -56,7 +56,8 @@ def to_json(value: Any, *, indent: int | None = 2) -> str:
 def hit_as_dict(hit: Hit) -> dict[str, Any]:
     """Return a hit as one flat object."""
     item = asdict(hit.item)
-    return {"rank": hit.rank, "score": hit.score, "similarity": hit.similarity, **item}
+    head = {"rank": hit.rank, "score": hit.score, "similarity": hit.similarity, "rerank_score": hit.rerank_score}
+    return {**head, **item}
 
 
 def result_as_dict(result: SearchResult) -> dict[str, Any]:
@@ -71,18 +72,22 @@ def result_as_dict(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def hit_table(hits: Sequence[Hit], *, target: str) -> list[str]:
+def hit_table(hits: Sequence[Hit], *, target: str, reranked: bool = False) -> list[str]:
     """Return the lines of a table of rank, score, path and caption; captions are cut to the width of a terminal.
 
-    For the target "any", whose score is a fused rank, the cosine and the kind of the item stand beside it.
+    For the target "any", whose score is a fused rank, the cosine and the kind of the item stand beside it; for what was
+    reranked the cosine and the matching score, "-" where there is none.
     """
     rows = []
     for hit in hits:
         row = [str(hit.rank), f"{hit.score:.5f}" if target == "any" else f"{hit.score:.3f}"]
         row += [f"{hit.similarity:.3f}", str(hit.item.modality)] if target == "any" else []
+        if reranked:
+            row += [f"{hit.similarity:.3f}", "-" if hit.rerank_score is None else f"{hit.rerank_score:.2f}"]
         rows.append([*row, tame(short_path(hit.item.uri)), tame(_caption(hit))])
-    middle = ["cosine", "kind"] if target == "any" else []
-    return table(["rank", "score", *middle, "path", "caption"], rows, right=(0, 1, 2) if middle else (0, 1))
+    middle = ["cosine", "kind"] if target == "any" else ["cosine", "match"] if reranked else []
+    right = range(4 if reranked else 3 if middle else 2)
+    return table(["rank", "score", *middle, "path", "caption"], rows, right=right)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmsearch.cli import exits
-from mmsearch.cli.options import CollectionOption, DeviceOption, JsonOption, MaxPixelsOption
+from mmsearch.cli.options import CandidatesOption, CollectionOption, DeviceOption, JsonOption, MaxPixelsOption
 from mmsearch.cli.output import hit_as_dict, hit_table, note, result_as_dict, to_json, write, write_paths
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ def query(
             show_default=False,
         ),
     ] = None,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Look at the first candidates again, words and picture together.")
+    ] = False,
+    candidates: CandidatesOption = None,
     collection: CollectionOption = None,
     encoder: Annotated[
         str | None,
@@ -69,10 +73,13 @@ def query(
     Exit status 0 with hits, 1 without, 2 for wrong usage, others by the kind of the error.
     """
     _check_forms(as_text=as_text, as_image=as_image, forms=[as_json, as_jsonl, paths], null=null, wants_paths=paths)
+    if candidates is not None and not rerank:
+        raise typer.BadParameter("--candidates goes with --rerank")
     from dataclasses import replace
     from pathlib import Path
 
     from mmsearch.engine.query import ImageQuery, TextQuery, check_target, looks_like_path, parse_query
+    from mmsearch.engine.reranking import CANDIDATES
     from mmsearch.images import lift_pillow_limit
 
     check_target(target)
@@ -85,7 +92,14 @@ def query(
     if isinstance(chosen, ImageQuery) and max_pixels is not None:
         chosen = replace(chosen, max_pixels=max_pixels)
     with _open(collection, chosen, encoder, device) as engine:
-        result = engine.run(chosen, target=target, k=k, min_similarity=min_similarity)
+        result = engine.run(
+            chosen,
+            target=target,
+            k=k,
+            min_similarity=min_similarity,
+            rerank=rerank,
+            candidates=candidates or CANDIDATES,
+        )
         if not result.hits and not engine.holds(target):
             note(f"mmsearch: the collection holds no {_NONE[target]}")
     if isinstance(chosen, TextQuery) and not as_text and looks_like_path(given):
@@ -101,7 +115,7 @@ def query(
         found = dict.fromkeys(hit.item.uri for hit in result.hits if Path(hit.item.uri).is_absolute())
         write_paths(found, end="\0" if null else "\n")
     else:
-        for line in hit_table(result.hits, target=target):
+        for line in hit_table(result.hits, target=target, reranked=rerank):
             write(line)
     if not result.hits:
         if not as_json:

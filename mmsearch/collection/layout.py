@@ -113,6 +113,10 @@ class Layout:
     def _incoming(self, fingerprint: str, modality: Modality) -> Path:
         return self.root / _INCOMING / fingerprint[:16] / modality
 
+    def states(self, fingerprint: str) -> Path:
+        """Return the folder in which what a reranker keeps of pictures lies; it may be deleted at any time."""
+        return self.root / "cache" / "states" / fingerprint[:16]
+
     def strangers(self) -> list[str]:
         """Return the names in a folder without a manifest that a creation cut short cannot have left there."""
         if self.manifest.exists() or not self.root.exists():

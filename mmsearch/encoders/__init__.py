@@ -11,14 +11,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 
 from mmsearch.config import Settings
-from mmsearch.errors import DeviceError, EncoderError, MmsearchError, UnknownEncoder
+from mmsearch.errors import DeviceError, UnknownEncoder
 from mmsearch.runtime.devices import AUTO, check_device
+from mmsearch.runtime.plugins import from_plugin, plugins
 from mmsearch.types import Encoder, EncoderSpec
 
-DEFAULT_ENCODER = "compact:v1"
+DEFAULT_ENCODER = "compact:v2"
 ENTRY_POINT_GROUP = "mmsearch.encoders"
 _BUILT_IN = {
     "compact": "mmsearch.encoders.compact",
@@ -47,22 +47,11 @@ def load_encoder(uri: str = DEFAULT_ENCODER, *, device: str | None = None) -> En
     if scheme in _BUILT_IN:
         loader: Loader = import_module(_BUILT_IN[scheme]).load
         return loader(rest, chosen)
-    outside = _outside()
+    outside = plugins(ENTRY_POINT_GROUP)
     if scheme not in outside:
         raise UnknownEncoder(_unknown(uri, scheme))
-    try:
-        encoder = outside[scheme].load()(rest, chosen)
-    except MmsearchError:
-        raise
-    except Exception as error:  # somebody else's code: whatever it raises is named after its package
-        raise EncoderError(
-            f"The package behind {uri!r} ({outside[scheme].value}) failed ({error}): update or remove it."
-        ) from error
-    if not isinstance(encoder, Encoder):
-        raise EncoderError(
-            f"The package behind {uri!r} ({outside[scheme].value}) did not return an encoder: update or remove it."
-        )
-    return encoder
+    made: Encoder = from_plugin(outside[scheme], lambda load: load(rest, chosen), Encoder, uri=uri, word="an encoder")
+    return made
 
 
 def difference(bound: EncoderSpec, here: EncoderSpec) -> str:
@@ -84,11 +73,7 @@ def _split_prompt(uri: str) -> tuple[str, str]:
 
 def list_encoders() -> tuple[str, ...]:
     """Return the schemes that `load_encoder` knows, sorted."""
-    return tuple(sorted({*_BUILT_IN, *_outside()}))
-
-
-def _outside() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return tuple(sorted({*_BUILT_IN, *plugins(ENTRY_POINT_GROUP)}))
 
 
 def _unknown(uri: str, scheme: str) -> str:

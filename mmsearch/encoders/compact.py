@@ -1,7 +1,7 @@
 """CompactEncoder: a small dual encoder whose weights ship in the wheel. Offline, ONNX Runtime, CPU only.
 
-Image tower EfficientNet-Lite2, text tower all-MiniLM-L6-v2, both frozen, with a trained head inside the ONNX graphs;
-`weights/<version>/MODEL_CARD.md` tells sources, figures and weaknesses, `training/` holds the recipe.
+Image tower EfficientNet-Lite2, text tower all-MiniLM-L6-v2, the last blocks of both tuned, with a trained head inside
+the ONNX graphs; `weights/<version>/MODEL_CARD.md` tells sources, figures and weaknesses, `training/` the recipe.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 WEIGHTS = Path(__file__).parent / "weights"
-LATEST = "v1"
+LATEST = "v2"
 _IMAGE_BATCH = 4
 _TEXT_BATCH = 64
 _UNKNOWN = "[UNK]"
@@ -131,6 +131,10 @@ class CompactEncoder:
             tokens[order, : mask.shape[1]] = states * mask[..., np.newaxis]
             real[order, : mask.shape[1]] = mask.astype(np.bool_)
         return tokens, real
+
+    def text_pieces(self, text: str) -> tuple[tuple[int, int], ...]:
+        """Return the spans of characters that the tokens of a text stand for; empty ones for [CLS] and [SEP]."""
+        return tuple(self._tokenizer.encode(text).offsets)
 
     def text_notes(self, text: str) -> tuple[str, ...]:
         """Return a sentence when half or more of the text's tokens are unknown to this English encoder."""

@@ -16,12 +16,12 @@ import numpy as np
 from mmsearch.collection.collection import Collection, CollectionInfo
 from mmsearch.collection.encoder import own_encoder, reembed_command
 from mmsearch.config import Settings
-from mmsearch.corpora.places import open_place
 from mmsearch.encoders import difference
-from mmsearch.engine.fusion import reciprocal_rank_fusion
+from mmsearch.engine.fusion import merged_by_rank
 from mmsearch.engine.query import ImageQuery, Query, TextQuery, VectorQuery, check_target
+from mmsearch.engine.reranking import CANDIDATES, SecondLook, check_rerankable, unseen_note
 from mmsearch.errors import EncoderMismatch, QueryError
-from mmsearch.images import decode, to_rgb
+from mmsearch.rerank import DEFAULT_RERANKER, load_reranker
 from mmsearch.types import (
     Encoder,
     Filter,
@@ -31,6 +31,7 @@ from mmsearch.types import (
     Item,
     Mask,
     Modality,
+    Reranker,
     SearchParams,
     SearchResult,
 )
@@ -52,10 +53,22 @@ _MASKS = 16
 class SearchEngine:
     """Searches one collection. The encoder is loaded once, when first needed. Safe to use from several threads."""
 
-    def __init__(self, collection: Collection, encoder: Encoder | None = None, *, device: str | None = None) -> None:
-        """Search `collection` with its own encoder on `device`, or with one that has the same fingerprint."""
+    def __init__(
+        self,
+        collection: Collection,
+        encoder: Encoder | None = None,
+        *,
+        device: str | None = None,
+        reranker: str = DEFAULT_RERANKER,
+    ) -> None:
+        """Search `collection` with its own encoder on `device`, or with one that has the same fingerprint.
+
+        `reranker` names what looks again where that is asked for; see `mmsearch.rerank`.
+        """
         self.collection = collection
         self._device = device
+        self._reranker_uri = reranker
+        self._second_look: SecondLook | None = None
         self._lock = threading.Lock()
         self._masks: OrderedDict[tuple[Modality, int, Filter], Mask] = OrderedDict()
         self._encoder = None if encoder is None else self._checked(encoder)
@@ -69,6 +82,11 @@ class SearchEngine:
                 self._encoder = self._checked(own)
             return self._encoder
 
+    @property
+    def reranker(self) -> Reranker:
+        """What looks again; raise UnknownReranker where there is none for the encoder, WeightsUnavailable."""
+        return self._reranking().reranker
+
     def search(
         self,
         text: str | None = None,
@@ -80,12 +98,16 @@ class SearchEngine:
         min_similarity: float | None = None,
         only: Filter | None = None,
         params: SearchParams | None = None,
+        rerank: bool = False,
+        candidates: int = CANDIDATES,
     ) -> SearchResult:
         """Return the k best items for a text, a picture (path or Pillow image) or a vector (dim,): exactly one of them.
 
         `target` is "image", "text", or "any" for both, merged by rank. Hits below `min_similarity`, a cosine, are left
         out; `only` says which items may come back, and k of those do where there are as many. The newest commit is
-        searched. Raise QueryError, UnreadableImage, EncoderMismatch, CollectionCorrupt.
+        searched. With `rerank` the first `candidates` are looked at again: words and pictures (or a picture and
+        captions) are read together, which costs more and puts the right one first more often. Raise QueryError,
+        UnreadableImage, EncoderMismatch, UnknownReranker, CollectionCorrupt.
         """
         given = [value for value in (text, image, vector) if value is not None]
         if len(given) != 1:
@@ -97,7 +119,16 @@ class SearchEngine:
             chosen = ImageQuery(Path(image) if isinstance(image, str | os.PathLike) else image)
         else:
             chosen = VectorQuery(np.asarray(vector, dtype=np.float32))
-        return self.run(chosen, target=target, k=k, min_similarity=min_similarity, only=only, params=params)
+        return self.run(
+            chosen,
+            target=target,
+            k=k,
+            min_similarity=min_similarity,
+            only=only,
+            params=params,
+            rerank=rerank,
+            candidates=candidates,
+        )
 
     def run(
         self,
@@ -108,10 +139,26 @@ class SearchEngine:
         min_similarity: float | None = None,
         only: Filter | None = None,
         params: SearchParams | None = None,
+        rerank: bool = False,
+        candidates: int = CANDIDATES,
     ) -> SearchResult:
         """Return the answers to a query; see `search`."""
-        (result,) = self.run_batch([query], target=target, k=k, min_similarity=min_similarity, only=only, params=params)
-        return result
+        if not rerank:
+            (found,) = self.run_batch(
+                [query], target=target, k=k, min_similarity=min_similarity, only=only, params=params
+            )
+            return found
+        check_rerankable(query, target, k=k, candidates=candidates)
+        look = self._reranking()
+        first = self.run(
+            query, target=target, k=max(k, candidates), min_similarity=min_similarity, only=only, params=params
+        )
+        started = time.perf_counter()
+        image = query.open(self.encoder.min_side) if isinstance(query, ImageQuery) else None
+        seen = look.reorder(query, image, first.hits[:candidates])
+        timings = {**first.timings, "rerank": time.perf_counter() - started}
+        hits = (*seen.hits, *first.hits[candidates:])[:k]
+        return replace(first, hits=hits, timings=timings, notes=(*first.notes, *unseen_note(seen.unseen)))
 
     def search_batch(
         self,
@@ -155,7 +202,7 @@ class SearchEngine:
             commit, lists = self._nearest(modality, vectors, k, only, params)
             for mine, hits in zip(found, lists, strict=True):
                 mine.append([hit for hit in hits if min_similarity is None or hit.similarity >= min_similarity])
-        merged = [_merged(lists)[:k] for lists in found]
+        merged = [merged_by_rank(lists)[:k] for lists in found]
         share = len(queries)
         timings = {"encode": (encoded - started) / share, "search": (time.perf_counter() - encoded) / share}
         return [
@@ -168,9 +215,7 @@ class SearchEngine:
         if isinstance(query, TextQuery):
             return self.encoder.encode_texts([query.text])[0], self.encoder.text_notes(query.text)
         if isinstance(query, ImageQuery):
-            image = query.image
-            min_side = self.encoder.min_side
-            picture = _open_query(image, min_side, query.max_pixels) if isinstance(image, Path) else to_rgb(image)
+            picture = query.open(self.encoder.min_side)
             return self.encoder.encode_images(self.encoder.prepare_image(picture)[np.newaxis])[0], ()
         vector = query.vector
         length = float(np.linalg.norm(vector))
@@ -249,6 +294,13 @@ class SearchEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _reranking(self) -> SecondLook:
+        encoder = self.encoder
+        with self._lock:
+            if self._second_look is None:
+                self._second_look = SecondLook(self.collection, load_reranker(self._reranker_uri, encoder))
+            return self._second_look
+
     def _encode_all(self, queries: Sequence[Query]) -> tuple[Float32, list[tuple[str, ...]]]:
         """Return the vectors (nq, dim) of queries and their notes; texts go through the encoder together."""
         texts = [row for row, query in enumerate(queries) if isinstance(query, TextQuery)]
@@ -326,26 +378,14 @@ def _scored(ids: Int64, scores: Float32, items: Mapping[int, Sequence[Item]]) ->
     return sorted(pairs, key=lambda pair: (-pair[0], pair[1].id))
 
 
-def _merged(lists: Sequence[list[Hit]]) -> list[Hit]:
-    """Return the one list, or several merged by rank."""
-    if len(lists) == 1:
-        return lists[0]
-    fused = reciprocal_rank_fusion(lists)
-    return [replace(hit, rank=rank, score=score) for rank, (score, hit) in enumerate(fused, start=1)]
-
-
-def open_collection(collection: str | os.PathLike[str] | None = None, *, device: str | None = None) -> SearchEngine:
+def open_collection(
+    collection: str | os.PathLike[str] | None = None, *, device: str | None = None, reranker: str = DEFAULT_RERANKER
+) -> SearchEngine:
     """Return a search engine over a collection: a name, a path (with a separator in it), or None for the default.
 
-    `device` is where its encoder runs, as `load_encoder` takes it; it is loaded with the first query.
+    `device` is where its encoder runs, as `load_encoder` takes it; it is loaded with the first query. `reranker` names
+    what looks again where a search asks for that ("auto": the one that ships for the encoder).
     Raise CollectionNotFound when there is none yet, CollectionCorrupt or UnsupportedFormat when it cannot be read.
     """
-    return SearchEngine(Collection.open(Settings.from_environment().collection_path(collection)), device=device)
-
-
-def _open_query(path: Path, min_side: int | None, max_pixels: int) -> Image.Image:
-    try:
-        with open_place(str(path)) as file:
-            return decode(file, str(path), min_side=min_side, max_pixels=max_pixels)[0]
-    except OSError as error:
-        raise QueryError(f"The picture {path} cannot be read: {error.strerror}.") from error
+    opened = Collection.open(Settings.from_environment().collection_path(collection))
+    return SearchEngine(opened, device=device, reranker=reranker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mmsearch.types import Hit
 
@@ -22,3 +23,11 @@ def reciprocal_rank_fusion(lists: Sequence[Sequence[Hit]]) -> list[tuple[float, 
             scores[hit.item.id] = scores.get(hit.item.id, 0.0) + 1.0 / (RRF_K + hit.rank)
             hits.setdefault(hit.item.id, hit)
     return sorted(((scores[key], hit) for key, hit in hits.items()), key=lambda pair: (-pair[0], pair[1].item.id))
+
+
+def merged_by_rank(lists: Sequence[list[Hit]]) -> list[Hit]:
+    """Return the one list, or several as one with ranks from 1 and fused scores."""
+    if len(lists) == 1:
+        return lists[0]
+    fused = reciprocal_rank_fusion(lists)
+    return [replace(hit, rank=rank, score=score) for rank, (score, hit) in enumerate(fused, start=1)]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from mmsearch.corpora.places import is_there
+from mmsearch.corpora.places import is_there, open_place
 from mmsearch.errors import QueryError
-from mmsearch.images import MAX_PIXELS, is_picture_name
+from mmsearch.images import MAX_PIXELS, decode, is_picture_name, to_rgb
 from mmsearch.types import Float32
 
 if TYPE_CHECKING:
@@ -45,6 +45,16 @@ class ImageQuery:
 
     def __str__(self) -> str:
         return str(self.image) if isinstance(self.image, Path) else "<image>"
+
+    def open(self, min_side: int | None) -> Image.Image:
+        """Return the picture in upright RGB; raise QueryError where it is not there, UnreadableImage, ImageTooLarge."""
+        if not isinstance(self.image, Path):
+            return to_rgb(self.image)
+        try:
+            with open_place(str(self.image)) as file:
+                return decode(file, str(self.image), min_side=min_side, max_pixels=self.max_pixels)[0]
+        except OSError as error:
+            raise QueryError(f"The picture {self.image} cannot be read: {error.strerror}.") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

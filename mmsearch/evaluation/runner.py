@@ -16,13 +16,24 @@ from mmsearch.config import Settings, plain_path
 from mmsearch.corpora.records import CorpusOptions
 from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
 from mmsearch.engine.engine import SearchEngine
+from mmsearch.engine.reranking import CANDIDATES
 from mmsearch.errors import EvaluationError, QueryError
 from mmsearch.evaluation.dataset import Direction, EvalSet, Task, load_eval_set
 from mmsearch.evaluation.embed import Progress, embed_set
 from mmsearch.evaluation.metrics import Difference, Metric, compare, per_query, summarise
 from mmsearch.evaluation.ranks import NOT_FOUND, Ranks, censored
-from mmsearch.evaluation.systems import CollectionSystem, EncoderSystem, Found, IndexRecall, Latency, System
+from mmsearch.evaluation.reranked import RerankedSystem
+from mmsearch.evaluation.systems import (
+    CollectionSystem,
+    EncoderSystem,
+    Found,
+    IndexRecall,
+    Latency,
+    System,
+    best_answers,
+)
 from mmsearch.evaluation.trec import document_id, rank_run, read_qrels, read_run, write_qrels, write_run
+from mmsearch.rerank import load_reranker
 from mmsearch.types import Encoder, Float64
 
 PathLike = str | os.PathLike[str]
@@ -163,7 +174,7 @@ class Evaluation:
     def _answers(self, task: Task) -> Iterator[list[tuple[str, float]]]:
         for start in range(0, len(task.queries), _AT_ONCE):
             rows = range(start, min(start + _AT_ONCE, len(task.queries)))
-            for found in self.system.best(task, rows, _RUN_DEPTH):
+            for found in best_answers(self.system, task, rows, _RUN_DEPTH):
                 yield [(document_id(one.id), one.score) for one in found]
 
     def _relevant(self, task: Task) -> Iterator[list[str]]:
@@ -174,7 +185,7 @@ class Evaluation:
     def _worst(self, measured: Measured, count: int) -> Iterator[Failure]:
         task = measured.task
         rows = np.argsort(-measured.ranks.first, kind="stable")[:count].tolist()
-        for row, found in zip(rows, self.system.best(task, rows, _SHOWN), strict=True):
+        for row, found in zip(rows, best_answers(self.system, task, rows, _SHOWN), strict=True):
             rank = int(measured.ranks.first[row])
             relevant = task.relevance.to(row).tolist()
             named = self.system.describe(task, relevant)
@@ -198,13 +209,18 @@ def evaluate(
     limit: int | None = None,
     cache: bool = True,
     progress: Progress = lambda done, total: None,
+    rerank: str | None = None,
+    candidates: int = CANDIDATES,
+    reranking: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Return how well an encoder, or a collection through its index, retrieves what a corpus says belongs together.
 
     `dataset` is a corpus file (see `mmsearch.corpora`; None: the captions of the collection itself), of which the first
     `limit` pictures are taken. Without `collection` the encoder alone is evaluated; with it, `encoder` is needed only
     where the weights of its own have moved. Vectors are kept below the home folder by the encoder's fingerprint unless
-    `cache` is False. Raise SourceError, EvaluationError and the errors of `load_encoder` and `mmsearch.open`.
+    `cache` is False. With `rerank`, the URI of a reranker ("auto": the one that ships), the first `candidates` answers
+    are looked at again, text→image and image→text. Raise SourceError, EvaluationError and the errors of `load_encoder`,
+    `load_reranker` and `mmsearch.open`.
     """
     started = time.perf_counter()
     settings = Settings.from_environment()
@@ -219,7 +235,10 @@ def evaluate(
         chosen = encoder or DEFAULT_ENCODER
         engine = load_encoder(chosen, device=device) if isinstance(chosen, str) else chosen
         embedded = embed_set(engine, data, cache=place, progress=progress)
-        return Evaluation(EncoderSystem(engine.spec.uri, embedded, directions), seconds=time.perf_counter() - started)
+        alone: System = EncoderSystem(engine.spec.uri, embedded, directions)
+        if rerank is not None:
+            alone = RerankedSystem(alone, load_reranker(rerank, engine), candidates=candidates, progress=reranking)
+        return Evaluation(alone, seconds=time.perf_counter() - started)
     own = load_encoder(encoder, device=device) if isinstance(encoder, str) else encoder  # where its weights are now
     searching = SearchEngine(Collection.open(settings.collection_path(collection)), own, device=device)
     try:
@@ -228,7 +247,10 @@ def evaluate(
             if path is None
             else load_eval_set(path, options or CorpusOptions(), limit=limit)
         )
-        system = CollectionSystem(searching, data, directions, cache=place, progress=progress)
+        system: System = CollectionSystem(searching, data, directions, cache=place, progress=progress)
+        if rerank is not None:
+            reranker = load_reranker(rerank, searching.encoder)
+            system = RerankedSystem(system, reranker, candidates=candidates, progress=reranking)
         return Evaluation(system, seconds=time.perf_counter() - started)
     except BaseException:
         searching.close()

@@ -91,8 +91,8 @@ class System(Protocol):
     def ranks(self, task: Task) -> Ranks:
         """Return where the relevant stand."""
 
-    def best(self, task: Task, rows: Sequence[int], k: int) -> list[list[Found]]:
-        """Return the first k answers to the queries `task.queries[rows]`."""
+    def nearest(self, task: Task, rows: Sequence[int], k: int) -> Neighbors:
+        """Return the first k candidates for the queries `task.queries[rows]`."""
 
     def describe(self, task: Task, items: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Return (id, name) of candidates."""
@@ -105,6 +105,22 @@ class System(Protocol):
 
     def close(self) -> None:
         """Let go of what it holds open."""
+
+
+def best_answers(system: System, task: Task, rows: Sequence[int], k: int) -> list[list[Found]]:
+    """Return the first k answers to the queries `task.queries[rows]`."""
+    near = system.nearest(task, rows, k)
+    named = system.describe(task, np.unique(near.ids[near.ids >= 0]).tolist())
+    found = []
+    for row, ids, scores in zip(rows, near.ids, near.scores, strict=True):
+        relevant = set(task.relevance.to(row).tolist())
+        answers = [
+            Found(*named[number], score, number in relevant)
+            for number, score in zip(ids.tolist(), scores.tolist(), strict=True)
+            if number in named
+        ]
+        found.append(answers)
+    return found
 
 
 class EncoderSystem:
@@ -128,23 +144,21 @@ class EncoderSystem:
         queries = self._rows[task.direction.query][task.queries]
         return rank_all(queries, self._rows[task.direction.target], task.relevance, own=task.own)
 
-    def best(self, task: Task, rows: Sequence[int], k: int) -> list[list[Found]]:
-        """Return the first k answers to some queries."""
+    def nearest(self, task: Task, rows: Sequence[int], k: int) -> Neighbors:
+        """Return the first k candidates for some queries."""
         candidates = self._rows[task.direction.target]
         k = min(k, self.candidates(task))
-        found = []
+        ids, values = np.empty((len(rows), k), dtype=np.int64), np.empty((len(rows), k), dtype=np.float32)
         for start in range(0, len(rows), _AT_ONCE):
             some = list(rows[start : start + _AT_ONCE])
             scores = self._rows[task.direction.query][task.queries[some]] @ candidates.T
             if task.own is not None:
                 scores[np.arange(len(some)), task.own[some]] = -np.inf
             first = np.argpartition(-scores, k - 1, axis=1)[:, :k] if k < scores.shape[1] else _all_of(scores)
-            for row, places, values in zip(some, first, scores, strict=True):
-                order = places[np.lexsort((places, -values[places]))].tolist()
-                relevant = set(task.relevance.to(row).tolist())
-                named = self.describe(task, order)
-                found.append([Found(*named[i], float(values[i]), i in relevant) for i in order])
-        return found
+            for row, places, mine in zip(range(start, start + len(some)), first, scores, strict=True):
+                ids[row] = places[np.lexsort((places, -mine[places]))]
+                values[row] = mine[ids[row]]
+        return Neighbors(ids, values)
 
     def describe(self, task: Task, items: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Return (id, name) of candidates."""
@@ -211,22 +225,10 @@ class CollectionSystem:
         found = self._search(task, task.queries, task.own, self.depth or DEPTH)
         return rank_found(found.ids, found.scores, task.relevance)
 
-    def best(self, task: Task, rows: Sequence[int], k: int) -> list[list[Found]]:
-        """Return the first k answers to some queries."""
+    def nearest(self, task: Task, rows: Sequence[int], k: int) -> Neighbors:
+        """Return the first k candidates for some queries."""
         some = np.asarray(rows, dtype=np.int64)
-        nearest = self._search(task, task.queries[some], None if task.own is None else task.own[some], k)
-        ids, scores = nearest.ids, nearest.scores
-        named = self.describe(task, np.unique(ids[ids >= 0]).tolist())
-        found = []
-        for row, mine, values in zip(rows, ids, scores, strict=True):
-            relevant = set(task.relevance.to(row).tolist())
-            answers = [
-                Found(*named[vector_id], score, vector_id in relevant)
-                for vector_id, score in zip(mine.tolist(), values.tolist(), strict=True)
-                if vector_id in named
-            ]
-            found.append(answers)
-        return found
+        return self._search(task, task.queries[some], None if task.own is None else task.own[some], k)
 
     def describe(self, task: Task, items: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Return (id, name) of candidates, of the first item where copies share a vector."""

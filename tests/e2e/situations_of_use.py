@@ -55,6 +55,30 @@ def unknown_encoder(case: Case) -> Done:
 
 
 @situation
+def no_reranker(case: Case) -> Done:
+    nowhere = (
+        "import mmsearch.rerank.cross_attention as module; from pathlib import Path; module.WEIGHTS = Path('/nowhere')"
+    )
+    return case.run("query", "x", "--rerank", patch=nowhere)
+
+
+@situation
+def rerank_gone(case: Case) -> Done:
+    next(case.own_pictures().iterdir()).unlink()
+    return case.run("query", "x", "--rerank")
+
+
+@situation
+def rerank_captions(case: Case) -> Done:
+    return case.run("query", "x", "--rerank", "--target", "text")
+
+
+@situation
+def explain_out(case: Case) -> Done:
+    return case.run("explain", "x", next(case.pictures.iterdir()), "--out", case.tmp / "map.txt")
+
+
+@situation
 def unknown_device(case: Case) -> Done:
     return case.run("query", "x", "--device", "quantum")
 

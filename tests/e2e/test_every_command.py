@@ -22,6 +22,7 @@ from tests.e2e.situations import Done
 ARGUMENTS = {
     "index": ["/x"],
     "query": ["x"],
+    "explain": ["x", "/x.jpg"],
     "train": ["/x", "--name", "x"],
     "merge": ["a", "b"],
     "remove": ["/x"],

@@ -13,7 +13,7 @@ from tests.support import PHOTOS
 def test_captions_find_their_photographs() -> None:
     ranks, pictures = photo_ranks()
     assert pictures == 87
-    assert share_within(ranks, 5) >= 75
+    assert share_within(ranks, 5) >= 85
 
 
 def test_groups_that_are_easy_to_confuse_are_told_apart_better_than_by_chance() -> None:
@@ -27,7 +27,7 @@ def test_groups_that_are_easy_to_confuse_are_told_apart_better_than_by_chance() 
 
 
 @pytest.mark.needs_shared
-@pytest.mark.parametrize(("shard", "bar"), [("flickr8k-dev-000", 60), ("coco-dev-000", 58)])
+@pytest.mark.parametrize(("shard", "bar"), [("flickr8k-dev-000", 68), ("coco-dev-000", 67)])
 def test_recall_on_the_dev_shards(shard: str, bar: float) -> None:
     ranks, pictures = shard_ranks(shard)
     assert pictures == 1000

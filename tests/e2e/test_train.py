@@ -34,7 +34,7 @@ def test_train_index_and_query(home: Path, corpus: Path) -> None:
         f"  left out: {corpus.parent}/0003.png"
     ]
     head, columns, *rows = done.stdout.splitlines()
-    assert head.startswith("compact:v1, learned from 224 pictures and 224 captions, best of ")
+    assert head.startswith("compact:v2, learned from 224 pictures and 224 captions, best of ")
     assert "; held out 50 and 50; " in head
     assert columns.split() == ["before", "after", "change", "(95", "%)"]
     assert [row.split()[:2] for row in rows[:6]] == [

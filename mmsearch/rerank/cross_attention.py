@@ -1,0 +1,175 @@
+"""CrossAttentionReranker: words attend to patches and patches to words, on the tokens of an encoder. ONNX Runtime.
+
+    weights/<name>/
+      manifest.json     fingerprint of the encoder, weight of the matching score, SHA-256 of the graphs
+      picture.onnx      tokens (n, patches, width of the encoder) → states (n, patches, width)
+      match.onnx        states (n, patches, width), words (n, t, width of the encoder), mask (n, t) → score (n,),
+                        attention (n, t, patches)
+      MODEL_CARD.md
+
+Image-text matching with hard negatives of the first stage follows ALBEF (Li et al. 2021) and BLIP (Li et al. 2022);
+that the states of pictures are kept, EDJE (arXiv 2510.06820).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmsearch.config import Settings
+from mmsearch.errors import UnknownReranker, WeightsUnavailable
+from mmsearch.runtime.onnx import OnnxSession, read_verified
+from mmsearch.types import Encoder, Float32, Mask, PieceEncoder, RerankerSpec, TokenEncoder, UInt8
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+WEIGHTS = Path(__file__).parent / "weights"
+_MANIFEST = "manifest.json"
+_GRAPHS = ("picture.onnx", "match.onnx")
+_PAIRS = 25
+_PICTURES = 16
+
+
+def load(name: str, encoder: Encoder) -> CrossAttentionReranker:
+    """Return the reranker of a name, or with "" the one that ships for the encoder.
+
+    Raise UnknownReranker where there is none or it was made for another encoder, WeightsUnavailable.
+    """
+    folders = [WEIGHTS / name] if name else sorted(path.parent for path in WEIGHTS.glob(f"*/{_MANIFEST}"))
+    for folder in folders:
+        if not (folder / _MANIFEST).is_file():
+            raise UnknownReranker(f"There is no reranker 'cross_attention:{name}': leave the name out.")
+        manifest = _read_manifest(folder)
+        if manifest["encoder"]["fingerprint"] == encoder.spec.fingerprint and isinstance(encoder, TokenEncoder):
+            return CrossAttentionReranker(encoder, folder)
+    raise UnknownReranker(
+        f"There is no {f'reranker {name}' if name else 'reranker'} for {encoder.spec.uri}: search without it, or move"
+        " the collection to the encoder that ships with 'mmsearch index --reembed'."
+    )
+
+
+class CrossAttentionReranker:
+    """A matcher of pictures and texts on the tokens of one encoder. Graphs are loaded when they are first used."""
+
+    def __init__(self, encoder: TokenEncoder, folder: Path, *, threads: int | None = None) -> None:
+        """Describe the reranker in `folder`; `threads` defaults to those of `Settings`."""
+        self._encoder, self._folder = encoder, folder
+        self._threads = threads or Settings.from_environment().threads
+        manifest = _read_manifest(folder)
+        self._sha256 = {name: str(manifest["files"][name]["sha256"]) for name in _GRAPHS}
+        recipe = [encoder.spec.fingerprint, sorted(self._sha256.items())]
+        self._spec = RerankerSpec(
+            uri=f"cross_attention:{manifest['name']}",
+            fingerprint=hashlib.sha256(json.dumps(recipe).encode()).hexdigest(),
+            weight=float(manifest["weight"]),
+        )
+        self._sessions: dict[str, OnnxSession] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def spec(self) -> RerankerSpec:
+        """The description."""
+        return self._spec
+
+    @property
+    def min_side(self) -> int | None:
+        """That of the encoder."""
+        return self._encoder.min_side
+
+    def prepare_image(self, image: Image.Image) -> UInt8:
+        """Return the pixels as the encoder takes them. Thread-safe."""
+        return self._encoder.prepare_image(image)
+
+    def picture_states(self, pixels: UInt8) -> Float32:
+        """Return states (n, patches, width) of prepared pictures (n, 3, S, S)."""
+        parts = []
+        for start in range(0, max(len(pixels), 1), _PICTURES):
+            tokens = self._encoder.image_tokens(pixels[start : start + _PICTURES])
+            parts.append(self._session("picture.onnx").run(["states"], {"tokens": tokens})[0])
+        return np.concatenate(parts)
+
+    def score(self, texts: Sequence[str], states: Float32) -> Float32:
+        """Return matching scores (n,), log-odds up to a constant of a query's own, of n pairs."""
+        if not texts or not len(states):
+            return np.empty(0, dtype=np.float32)
+        if len(texts) != len(states) and 1 not in (len(texts), len(states)):
+            raise ValueError(f"{len(texts)} texts and {len(states)} states make no pairs")
+        count = max(len(texts), len(states))
+        words, real = self._encoder.text_tokens(texts)
+        parts = []
+        for start in range(0, count, _PAIRS):
+            rows = slice(start, min(start + _PAIRS, count))
+            some, mask = (_pick(words, rows), _pick(real, rows))
+            longest = int(mask.sum(axis=1).max())
+            feeds = _feeds(_pick(states, rows), some[:, :longest], mask[:, :longest])
+            parts.append(self._session("match.onnx").run(["score"], feeds)[0])
+        return np.concatenate(parts)
+
+    def attention(self, text: str, states: Float32) -> tuple[tuple[str, ...], Float32]:
+        """Return the words of a text, and where each looked in one picture (words, rows, columns)."""
+        if not isinstance(self._encoder, PieceEncoder):
+            raise UnknownReranker(f"{self._encoder.spec.uri} does not tell words: nothing can be explained with it.")
+        words, mask = self._encoder.text_tokens([text])
+        (shares,) = self._session("match.onnx").run(["attention"], _feeds(states, words, mask))
+        side = round(shares.shape[2] ** 0.5)
+        found: dict[tuple[int, int], list[Float32]] = {}
+        for span, row in zip(_joined(text, self._encoder.text_pieces(text)), shares[0], strict=True):
+            if span[1] > span[0]:
+                found.setdefault(span, []).append(row)
+        maps = [np.mean(rows, axis=0).reshape(side, side) for rows in found.values()]
+        return tuple(text[start:stop] for start, stop in found), np.array(maps, dtype=np.float32)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _session(self, name: str) -> OnnxSession:
+        with self._lock:
+            if name not in self._sessions:
+                model = read_verified(self._folder / name, self._sha256[name])
+                self._sessions[name] = OnnxSession(model, threads=self._threads)
+            return self._sessions[name]
+
+
+def _feeds(states: Float32, words: Float32, mask: Mask) -> dict[str, Any]:
+    return {
+        "states": np.ascontiguousarray(states, dtype=np.float32),
+        "words": np.ascontiguousarray(words),
+        "mask": mask.astype(np.float32),
+    }
+
+
+def _pick(rows: Any, wanted: slice) -> Any:
+    """Return some rows; of a single one, as many copies of it."""
+    if len(rows) == 1:
+        return np.broadcast_to(rows, (wanted.stop - wanted.start, *rows.shape[1:]))
+    return rows[wanted]
+
+
+def _joined(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return for each token the span of the whole word that it is a part of; marks and punctuation have none."""
+    words: list[list[int]] = []
+    numbers = []
+    for start, stop in spans:
+        if stop <= start or not text[start:stop].strip() or not any(char.isalnum() for char in text[start:stop]):
+            numbers.append(-1)
+            continue
+        if words and words[-1][1] == start:
+            words[-1][1] = stop
+        else:
+            words.append([start, stop])
+        numbers.append(len(words) - 1)
+    return [(words[number][0], words[number][1]) if number >= 0 else (0, 0) for number in numbers]
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((folder / _MANIFEST).read_bytes())
+    except (OSError, ValueError) as error:
+        raise WeightsUnavailable(f"{folder / _MANIFEST} cannot be read ({error}): install mmsearch again.") from error
+    return content
