@@ -112,7 +112,7 @@ def evaluate(
 
     Recall is told as the CLIP papers do: any caption of a picture counts. Ties count against. Intervals are 95 %.
     """
-    from mmsearch.engine.reranking import CANDIDATES
+    from mmsearch.engine.query import CANDIDATES
     from mmsearch.errors import QueryError
     from mmsearch.evaluation import runner
     from mmsearch.rerank import DEFAULT_RERANKER

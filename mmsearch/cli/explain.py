@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmsearch.cli.options import JsonOption
 from mmsearch.cli.output import note, table, tame, to_json, write
+
+if TYPE_CHECKING:
+    from mmsearch.types import Float32
 
 
 def explain(
@@ -21,8 +24,6 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Show which parts of a picture answer which words: where the reranker looked."""
-    from PIL import Image
-
     from mmsearch.engine.explaining import explain as explained
     from mmsearch.errors import QueryError
 
@@ -30,11 +31,9 @@ def explain(
         raise QueryError(f"{out} cannot be drawn to: name a file that ends in .png, .jpg or .webp.")
     found = explained(text, picture)
     if out is not None:
-        drawn: Image.Image = found.draw()
         out.parent.mkdir(parents=True, exist_ok=True)
-        drawn.save(out)
+        found.draw().save(out)
         note(f"mmsearch: the map is drawn in {out}.")
-    places = [_place(one) for one in found.attention]
     if as_json:
         words = [
             {"word": word, "attention": one.tolist()} for word, one in zip(found.words, found.attention, strict=True)
@@ -43,21 +42,21 @@ def explain(
         return
     write(f"cosine {found.similarity:.3f}, match {found.rerank_score:.2f}")
     rows = [
-        [tame(word), place, f"{100 * one.max():.0f} %"]
-        for word, place, one in zip(found.words, places, found.attention, strict=True)
+        [tame(word), _place(one), f"{100 * one.max():.0f} %"]
+        for word, one in zip(found.words, found.attention, strict=True)
     ]
     for line in table(["word", "looks at", "strongest patch"], rows, right=(2,)):
         write(line)
 
 
-def _place(attention: object) -> str:
-    """Return in words where the middle of an attention (rows, columns) lies."""
+def _place(attention: Float32) -> str:
+    """Return in words where the middle of an attention (rows, columns), which adds up to one, lies."""
     import numpy as np
 
-    shares = np.asarray(attention, dtype=np.float64)
-    rows, columns = (np.arange(size) + 0.5 for size in shares.shape)
-    across = float(shares.sum(axis=0) @ columns / shares.shape[1] / shares.sum())
-    down = float(shares.sum(axis=1) @ rows / shares.shape[0] / shares.sum())
+    down, across = (
+        float(attention.sum(axis=1 - axis) @ (np.arange(size) + 0.5)) / size
+        for axis, size in enumerate(attention.shape)
+    )
     names = [
         ("top", "", "bottom")[int(down > 0.4) + int(down > 0.6)],
         ("left", "", "right")[int(across > 0.4) + int(across > 0.6)],

@@ -78,8 +78,14 @@ def query(
     from dataclasses import replace
     from pathlib import Path
 
-    from mmsearch.engine.query import ImageQuery, TextQuery, check_target, looks_like_path, parse_query
-    from mmsearch.engine.reranking import CANDIDATES
+    from mmsearch.engine.query import (
+        CANDIDATES,
+        ImageQuery,
+        TextQuery,
+        check_target,
+        looks_like_path,
+        parse_query,
+    )
     from mmsearch.images import lift_pillow_limit
 
     check_target(target)

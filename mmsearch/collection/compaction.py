@@ -6,6 +6,7 @@ The new file is durable before a transaction names it in place of the old ones; 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -51,6 +52,8 @@ def merge_segments(collection: Collection, writer: Writer) -> int:
 def compact(collection: Collection, writer: Writer) -> Compaction:
     """Write the segments anew without the rows of deleted vectors, and the catalog without what was deleted.
 
+    The cache goes as a whole: it is made again as it is needed.
+
     The ANN index of a modality that has lost rows keeps ids that no longer are; they never come back, and `maintain`
     with `purge` builds it anew. Raise CollectionCorrupt for a segment that is not what the catalog says.
     """
@@ -66,6 +69,7 @@ def compact(collection: Collection, writer: Writer) -> Compaction:
                 files += len(group) - len(_rewrite(collection, writer, modality, group, dead))
                 rows += len(dead)
     writer.collect_garbage()
+    shutil.rmtree(collection.layout.cache, ignore_errors=True)  # what rerankers kept of pictures that are no more
     collection.catalog.vacuum()
     return Compaction(rows, files)
 

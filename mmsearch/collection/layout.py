@@ -115,7 +115,12 @@ class Layout:
 
     def states(self, fingerprint: str) -> Path:
         """Return the folder in which what a reranker keeps of pictures lies; it may be deleted at any time."""
-        return self.root / "cache" / "states" / fingerprint[:16]
+        return self.cache / "states" / fingerprint[:16]
+
+    @property
+    def cache(self) -> Path:
+        """What can be made again; it may be deleted at any time."""
+        return self.root / "cache"
 
     def strangers(self) -> list[str]:
         """Return the names in a folder without a manifest that a creation cut short cannot have left there."""

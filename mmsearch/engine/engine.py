@@ -18,10 +18,17 @@ from mmsearch.collection.encoder import own_encoder, reembed_command
 from mmsearch.config import Settings
 from mmsearch.encoders import difference
 from mmsearch.engine.fusion import merged_by_rank
-from mmsearch.engine.query import ImageQuery, Query, TextQuery, VectorQuery, check_target
-from mmsearch.engine.reranking import CANDIDATES, SecondLook, check_rerankable, unseen_note
+from mmsearch.engine.query import (
+    CANDIDATES,
+    ImageQuery,
+    Query,
+    TextQuery,
+    VectorQuery,
+    check_rerankable,
+    check_target,
+)
 from mmsearch.errors import EncoderMismatch, QueryError
-from mmsearch.rerank import DEFAULT_RERANKER, load_reranker
+from mmsearch.rerank import DEFAULT_RERANKER
 from mmsearch.types import (
     Encoder,
     Filter,
@@ -45,6 +52,7 @@ if TYPE_CHECKING:
     from mmsearch.collection.compaction import Compaction
     from mmsearch.collection.relocation import RelocationReport
     from mmsearch.collection.removal import RemovalReport
+    from mmsearch.engine.reranking import SecondLook
 
 _MASKS = 16
 """Filters whose masks are kept, a bit less than a megabyte each for a million vectors."""
@@ -148,17 +156,24 @@ class SearchEngine:
                 [query], target=target, k=k, min_similarity=min_similarity, only=only, params=params
             )
             return found
-        check_rerankable(query, target, k=k, candidates=candidates)
+        asked = check_rerankable(query, check_target(target), candidates=candidates)
+        if k < 1:
+            raise QueryError(f"k must be at least 1, not {k}.")
         look = self._reranking()
+        if isinstance(asked, ImageQuery):
+            asked = replace(asked, image=asked.open(self.encoder.min_side))  # is decoded once for both stages
         first = self.run(
-            query, target=target, k=max(k, candidates), min_similarity=min_similarity, only=only, params=params
+            asked, target=target, k=max(k, candidates), min_similarity=min_similarity, only=only, params=params
         )
         started = time.perf_counter()
-        image = query.open(self.encoder.min_side) if isinstance(query, ImageQuery) else None
-        seen = look.reorder(query, image, first.hits[:candidates])
-        timings = {**first.timings, "rerank": time.perf_counter() - started}
-        hits = (*seen.hits, *first.hits[candidates:])[:k]
-        return replace(first, hits=hits, timings=timings, notes=(*first.notes, *unseen_note(seen.unseen)))
+        seen = look.reorder(asked, first.hits[:candidates])
+        return replace(
+            first,
+            hits=(*seen.hits, *first.hits[candidates:])[:k],
+            query=str(query),
+            timings={**first.timings, "rerank": time.perf_counter() - started},
+            notes=(*first.notes, *seen.notes),
+        )
 
     def search_batch(
         self,
@@ -295,6 +310,9 @@ class SearchEngine:
         self.close()
 
     def _reranking(self) -> SecondLook:
+        from mmsearch.engine.reranking import SecondLook  # most queries take one look
+        from mmsearch.rerank import load_reranker
+
         encoder = self.encoder
         with self._lock:
             if self._second_look is None:

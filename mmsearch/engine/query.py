@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Literal, get_args
 from mmsearch.corpora.places import is_there, open_place
 from mmsearch.errors import QueryError
 from mmsearch.images import MAX_PIXELS, decode, is_picture_name, to_rgb
-from mmsearch.types import Float32
+from mmsearch.types import Float32, Modality
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Target = Literal["image", "text", "any"]
 TARGETS: tuple[str, ...] = get_args(Target)
+
+CANDIDATES = 50
+"""How many of the first hits are looked at again unless another number is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +97,18 @@ def check_target(target: str) -> Target:
         if target == known:
             return known  # type: ignore[no-any-return]
     raise QueryError(f"There is no target {target!r}: choose one of {', '.join(TARGETS)}.")
+
+
+def check_rerankable(query: Query, target: str, *, candidates: int) -> TextQuery | ImageQuery:
+    """Return the query where it is words and the target pictures, or the other way round; else raise QueryError."""
+    if candidates < 1:
+        raise QueryError(f"candidates must be at least 1, not {candidates}.")
+    if isinstance(query, VectorQuery):
+        raise QueryError("A vector cannot be reranked: search with words or a picture, or leave the reranking out.")
+    wanted = Modality.TEXT if isinstance(query, ImageQuery) else Modality.IMAGE
+    if target != wanted:
+        raise QueryError(
+            "Only words are reranked against pictures, and a picture against captions: leave the reranking out, or"
+            f" choose the target {wanted}."
+        )
+    return query

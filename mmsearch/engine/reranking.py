@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,16 +12,10 @@ from mmsearch.collection.collection import Collection
 from mmsearch.collection.states import StateCache, pack, unpack
 from mmsearch.config import Settings
 from mmsearch.corpora.places import open_place
-from mmsearch.engine.query import ImageQuery, Query, TextQuery
-from mmsearch.errors import ImageError, QueryError
+from mmsearch.engine.query import ImageQuery, TextQuery
+from mmsearch.errors import ImageError
 from mmsearch.images import content_hash, decode
-from mmsearch.types import Float32, Hit, Modality, Reranker, UInt8
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-CANDIDATES = 50
-"""How many of the first hits are looked at again unless another number is asked for."""
+from mmsearch.types import Float32, Hit, Reranker, UInt8
 
 _AT_ONCE = 16
 
@@ -34,6 +27,17 @@ class Reordered:
     hits: tuple[Hit, ...]
     unseen: tuple[str, ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The sentence on pictures that could not be looked at; () when there are none."""
+        if not self.unseen:
+            return ()
+        count = f"{len(self.unseen)} candidates" if len(self.unseen) > 1 else "1 candidate"
+        return (
+            f"{count} kept the place of the first stage, as the picture is gone or has changed"
+            f" (the first: {self.unseen[0]}).",
+        )
+
 
 class SecondLook:
     """A reranker over one collection. What it keeps of pictures lies in the collection's cache."""
@@ -43,18 +47,18 @@ class SecondLook:
         self._catalog = collection.catalog
         self._cache = StateCache(collection.layout.states(reranker.spec.fingerprint))
 
-    def reorder(self, query: Query, image: Image.Image | None, hits: Sequence[Hit]) -> Reordered:
-        """Return hits by similarity + weight × matching score; `image` is the picture of an ImageQuery."""
+    def reorder(self, query: TextQuery | ImageQuery, hits: Sequence[Hit]) -> Reordered:
+        """Return the hits of a query by similarity + weight × matching score: pictures for words, or captions."""
+        unseen: tuple[str, ...] = ()
         if isinstance(query, TextQuery):
             states, unseen = self.states(hits)
             scores = self._matched([query.text], states)
-        elif image is not None:
-            seen = self.reranker.picture_states(self.reranker.prepare_image(image)[np.newaxis])
-            texts = [hit.item.text or "" for hit in hits]
-            matched = self.reranker.score(texts, seen).tolist() if texts else []
-            scores, unseen = dict(enumerate(matched)), ()
         else:
-            raise QueryError("A vector cannot be reranked: search with words or a picture.")
+            pixels = self.reranker.prepare_image(query.open(self.reranker.min_side))
+            matched = self.reranker.score(
+                [hit.item.text or "" for hit in hits], self.reranker.picture_states(pixels[np.newaxis])
+            )
+            scores = dict(enumerate(matched.tolist()))
         return Reordered(reordered(hits, scores, self.reranker.spec.weight), unseen)
 
     def states(self, hits: Sequence[Hit]) -> tuple[dict[int, Float32], tuple[str, ...]]:
@@ -112,27 +116,3 @@ def reordered(hits: Sequence[Hit], scores: dict[int, float], weight: float) -> t
     rest = iter(looked_at)
     found = [next(rest) if place in scores else hit for place, hit in enumerate(hits)]
     return tuple(replace(hit, rank=rank) for rank, hit in enumerate(found, start=1))
-
-
-def unseen_note(unseen: Sequence[str]) -> tuple[str, ...]:
-    """Return the sentence on pictures that could not be looked at again; () when there are none."""
-    if not unseen:
-        return ()
-    count = f"{len(unseen)} candidates" if len(unseen) > 1 else "1 candidate"
-    return (
-        f"{count} kept the place of the first stage, as the picture is gone or has changed (the first: {unseen[0]}).",
-    )
-
-
-def check_rerankable(query: Query, target: str, *, k: int, candidates: int) -> None:
-    """Raise QueryError unless the query is words and the target pictures, or the other way round."""
-    if candidates < 1 or k < 1:
-        raise QueryError(f"k and candidates must be at least 1, not {k} and {candidates}.")
-    if isinstance(query, TextQuery) and target == Modality.IMAGE:
-        return
-    if isinstance(query, ImageQuery) and target == Modality.TEXT:
-        return
-    raise QueryError(
-        "Only words are reranked against pictures, and a picture against captions: leave the reranking out, or choose"
-        f" the target {Modality.TEXT if isinstance(query, ImageQuery) else Modality.IMAGE}."
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,10 @@ class RerankedSystem:
         near = self._first.nearest(task, rows, max(k, self._count))
         ids, scores = near.ids.copy(), near.scores.copy()
         for number, row in enumerate(rows):
-            places = np.flatnonzero(ids[number, : self._count] >= 0)
-            matched = self._matched(task, row, ids[number, places])
+            wanted = ids[number, : self._count]
+            named = self._first.describe(task, wanted[wanted >= 0].tolist())  # what vanished meanwhile is not in it
+            places = np.flatnonzero(np.isin(wanted, list(named)))
+            matched = self._matched(task, row, [named[one][1] for one in wanted[places].tolist()])
             blended = scores[number, places] + np.float32(self._reranker.spec.weight) * matched
             order = np.lexsort((ids[number, places], -blended))
             ids[number, places], scores[number, places] = ids[number, places][order], blended[order]
@@ -80,18 +82,16 @@ class RerankedSystem:
         return self._first.recall()
 
     def latency(self) -> tuple[Latency, ...]:
-        """Return what the first stage takes."""
-        return self._first.latency()
+        """Return what the first stage takes, under that name."""
+        return tuple(replace(one, what=f"before reranking: {one.what}") for one in self._first.latency())
 
     def close(self) -> None:
         """Let go of what the first stage holds open."""
         self._first.close()
 
-    def _matched(self, task: Task, row: int, ids: Any) -> Float32:
-        """Return the matching scores (n,) of candidates with a query."""
+    def _matched(self, task: Task, row: int, named: Sequence[str]) -> Float32:
+        """Return the matching scores (n,) of candidates, by name, with a query."""
         query = self.data.name_of(task.direction.query, int(task.queries[row]))
-        described = self._first.describe(task, ids.tolist())
-        named = [described[number][1] for number in ids.tolist()]
         if task.direction is Direction.TEXT_IMAGE:
             return self._reranker.score([query], self._states_of(named))
         return self._reranker.score(named, self._states_of([query]))

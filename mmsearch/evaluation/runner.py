@@ -16,7 +16,7 @@ from mmsearch.config import Settings, plain_path
 from mmsearch.corpora.records import CorpusOptions
 from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
 from mmsearch.engine.engine import SearchEngine
-from mmsearch.engine.reranking import CANDIDATES
+from mmsearch.engine.query import CANDIDATES
 from mmsearch.errors import EvaluationError, QueryError
 from mmsearch.evaluation.dataset import Direction, EvalSet, Task, load_eval_set
 from mmsearch.evaluation.embed import Progress, embed_set

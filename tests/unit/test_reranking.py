@@ -10,7 +10,7 @@ import pytest
 from indexer import index
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.states import StateCache, pack, unpack
-from mmsearch.engine import engine as engine_module
+from mmsearch.engine import query as query_module
 from mmsearch.engine.engine import SearchEngine
 from mmsearch.engine.explaining import Explanation
 from mmsearch.engine.reranking import reordered
@@ -26,7 +26,7 @@ from tests.support import COLOURS, ToyEncoder, ToyReranker, plain
 def reranker(monkeypatch: pytest.MonkeyPatch) -> ToyReranker:
     """Return the reranker that every engine of a test gets."""
     toy = ToyReranker()
-    monkeypatch.setattr(engine_module, "load_reranker", lambda _uri, _encoder: toy)
+    monkeypatch.setattr("mmsearch.rerank.load_reranker", lambda _uri, _encoder: toy)
     return toy
 
 
@@ -113,9 +113,8 @@ def test_only_the_candidates_move(engine: SearchEngine, reranker: ToyReranker) -
 def test_filters_and_limits_hold(engine: SearchEngine, reranker: ToyReranker, folder: Path) -> None:
     only = Filter(under=(str(folder / "blue-yellow.png"),))
     assert stems(engine.search("green", rerank=True, only=only)) == ["blue-yellow"]
-    assert len(engine.search("green", rerank=True, min_similarity=0.99)) == len(
-        engine.search("green", min_similarity=0.99)
-    )
+    enough = engine.search("green")[2].similarity
+    assert len(engine.search("green", rerank=True, min_similarity=enough)) == 3
 
 
 def test_what_makes_no_pair_is_refused(engine: SearchEngine, reranker: ToyReranker, folder: Path) -> None:
@@ -141,6 +140,25 @@ def test_an_encoder_without_one_is_told(engine: SearchEngine) -> None:
 def test_equal_scores_are_in_order_of_item_id() -> None:
     hits = [Hit(n, 0.5, Item(9 - n, Modality.IMAGE, str(n), str(n)), 0.5) for n in (1, 2, 3)]
     assert [hit.item.id for hit in reordered(hits, {0: 1.0, 1: 1.0, 2: 1.0}, 0.1)] == [6, 7, 8]
+
+
+def test_a_picture_is_opened_once_for_both_stages(
+    engine: SearchEngine, reranker: ToyReranker, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    plainly = query_module.decode
+    monkeypatch.setattr(query_module, "decode", lambda *a, **k: opened.append(a) or plainly(*a, **k))
+    found = engine.search(image=folder / "red-green.png", target="text", rerank=True)
+    assert len(opened) == 1
+    assert found.query == str(folder / "red-green.png")
+
+
+def test_compact_leaves_nothing_of_what_was_seen(engine: SearchEngine, reranker: ToyReranker, tmp_path: Path) -> None:
+    engine.search("green", rerank=True)
+    assert list((tmp_path / "c" / "cache").rglob("*.npy"))
+    engine.compact()
+    assert not (tmp_path / "c" / "cache").exists()
+    assert stems(engine.search("green", rerank=True))[0] == "red-green"
 
 
 def test_a_collection_that_cannot_be_written_is_reranked_all_the_same(

@@ -23,19 +23,22 @@ class Stateful(Protocol):
         """Take that back."""
 
 
-def add_settings(parser: argparse.ArgumentParser, settings: object) -> None:
-    """Add an option for each field of a settings dataclass, with its value as the default."""
-    for field in fields(settings):  # type: ignore[arg-type]
+def parse(parser: argparse.ArgumentParser, settings: _S) -> tuple[argparse.Namespace, _S]:
+    """Return the arguments, and the settings (a dataclass, each field an option) with those that were given.
+
+    --data, --work and --out are added, which every run has.
+    """
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="where the weights go, without .pt, in WORK unless it is named")
+    for field in fields(settings):
         value = getattr(settings, field.name)
         several = {"nargs": "+", "type": str} if isinstance(value, tuple) else {"type": type(value)}
         parser.add_argument(f"--{field.name}", default=value, **several)
-
-
-def chosen_settings(arguments: argparse.Namespace, settings: _S) -> _S:
-    """Return the settings with what was given."""
+    arguments = parser.parse_args()
     given = {field.name: getattr(arguments, field.name) for field in fields(settings)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return replace(settings, **given)
+    return arguments, replace(settings, **given)
 
 
 def keep(path: Path, parts: Mapping[str, Stateful], *, epoch: int) -> None:

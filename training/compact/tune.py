@@ -25,7 +25,7 @@ from .common import DEV_SHARDS, Recall, measure_recall, open_tokenizer, train_sh
 from .cuts import Grids, Pictures, Words, augment, batches, neighbours
 from .export import load_encoders
 from .head import Encoder, ImageHead, Shape
-from .running import Stateful, add_settings, chosen_settings, keep, resume
+from .running import Stateful, keep, parse, resume
 from .towers import WIDTH, tokenizer_file
 
 PARTS = 2  # of a batch of texts, by length
@@ -277,23 +277,13 @@ def dev_recall(model: DualEncoder, data: Path, work: Path, shard: str) -> Recall
     return measure_recall(image_rows(model, pictures).numpy(), text_rows(model, words).numpy(), words.owner)
 
 
-def parse() -> tuple[argparse.Namespace, Settings]:
-    """Return the arguments, and the settings with those that were given."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--first", type=Path, help="weights to start from [WORK/head.pt]")
-    parser.add_argument("--teacher", type=Path, help="weights of an earlier run whose answers soften the targets")
-    parser.add_argument("--out", type=Path, help="where the weights go, without .pt [WORK/tuned]")
-    parser.add_argument("--batches", type=int, help="stop after so many batches of each epoch: for a trial")
-    add_settings(parser, Settings())
-    arguments = parser.parse_args()
-    return arguments, chosen_settings(arguments, Settings())
-
-
 def main() -> None:
     """Train, and print dev recall after every epoch."""
-    arguments, settings = parse()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", type=Path, help="weights to start from [WORK/head.pt]")
+    parser.add_argument("--teacher", type=Path, help="weights of an earlier run whose answers soften the targets")
+    parser.add_argument("--batches", type=int, help="stop after so many batches of each epoch: for a trial")
+    arguments, settings = parse(parser, Settings())
     torch.manual_seed(settings.seed)
     torch.set_num_threads(2)
     model = open_model(arguments.first or arguments.work / "head.pt", settings)

@@ -113,7 +113,6 @@ def main() -> None:
         "name": out.name,
         "encoder": {"uri": spec.uri, "fingerprint": spec.fingerprint},
         "weight": arguments.weight,
-        "width": states.shape[2],
         "files": files,
     }
     write_json(out / "manifest.json", manifest)

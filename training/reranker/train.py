@@ -1,7 +1,7 @@
 """Train the reranker on a tuned encoder's frozen tokens: `python -m training.reranker.train --data DIR --work DIR`.
 
-Reads what training/compact left in WORK: the cuts and `tuned.pt`. Each epoch leaves `OUT-last.pt`, from which a run
-that was stopped goes on, and `OUT.pt`, which export.py reads.
+Reads the cuts that training/compact left in WORK, and the weights of its last run. Each epoch leaves `OUT-last.pt`, from
+which a run that was stopped goes on, and `OUT.pt`, which export.py reads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from ..compact.common import DEV_SHARDS, open_tokenizer, train_shards
 from ..compact.cuts import Pictures, Words
 from ..compact.export import load_encoders
-from ..compact.running import Stateful, add_settings, chosen_settings, keep, resume
+from ..compact.running import Stateful, keep, parse, resume
 from ..compact.towers import tokenizer_file
 from .matching import Matcher
 from .measure import Dev, report
@@ -186,24 +186,14 @@ class Run:
         }
 
 
-def parse() -> tuple[argparse.Namespace, Settings]:
-    """Return the arguments, and the settings with those that were given."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, help="of the encoder [WORK/tuned.pt]")
-    parser.add_argument("--out", type=Path, help="where the weights go, without .pt [WORK/matcher]")
-    add_settings(parser, Settings())
-    arguments = parser.parse_args()
-    return arguments, chosen_settings(arguments, Settings())
-
-
 def main() -> None:
     """Train, and print what reranking does to a part of dev after every epoch."""
-    arguments, settings = parse()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, required=True, help="of the encoder, as tune.py wrote them")
+    arguments, settings = parse(parser, Settings())
     torch.manual_seed(settings.seed)
     torch.set_num_threads(2)
-    weights: Path = arguments.weights or arguments.work / "tuned.pt"
+    weights: Path = arguments.weights
     out: Path = arguments.out or arguments.work / "matcher"
     run = Run(Frozen(arguments.data, arguments.work, weights, train_shards(arguments.data, ".tar")), settings)
     dev = [Dev.of(Frozen(arguments.data, arguments.work, weights, (shard,)), shard) for shard in DEV_SHARDS]
