@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, required=True, help="how much of the way")
     parser.add_argument("--out", required=True, help="weights in WORK")
     arguments = parser.parse_args()
+    torch.manual_seed(Settings().seed)  # what the first stage does not have begins as in the run that started there
     start, end = (open_model(arguments.work / name, Settings()) for name in (arguments.start, arguments.end))
     write_weights(interpolated(start, end, arguments.share), arguments.work / arguments.out)
 

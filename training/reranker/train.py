@@ -1,7 +1,7 @@
 """Train the reranker on a tuned encoder's frozen tokens: `python -m training.reranker.train --data DIR --work DIR`.
 
-Reads the cuts that training/compact left in WORK, and the weights of its last run. Each epoch leaves `OUT-last.pt`, from
-which a run that was stopped goes on, and `OUT.pt`, which export.py reads.
+Reads the cuts that training/compact left in WORK, and the weights of its last run. Each epoch leaves `OUT-last.pt`,
+from which a run that was stopped goes on, and `OUT.pt`, which export.py reads.
 """
 
 from __future__ import annotations
