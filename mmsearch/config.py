@@ -1,6 +1,6 @@
 """Settings, and the only place that reads the environment.
 
-MMSEARCH_HOME         folder of the collections and tuned encoders (default: the user's data folder)
+MMSEARCH_HOME         folder of the collections, tuned encoders and rerankers (default: the user's data folder)
 MMSEARCH_COLLECTION   the collection used when none is named (default: "default")
 MMSEARCH_DEVICE       where encoders that can choose run: auto, cpu, cuda, cuda:0,cuda:1, mps (default: auto)
 MMSEARCH_THREADS      threads for encoding and searching (default: the cores this process may use)
@@ -63,9 +63,16 @@ class Settings:
 
     def encoder_path(self, name: str) -> Path:
         """Return the absolute folder of a tuned encoder, below `home/encoders`; raise QueryError for no name."""
+        return self._named("encoders", name, "an encoder")
+
+    def reranker_path(self, name: str) -> Path:
+        """Return the absolute folder of a reranker, below `home/rerankers`; raise QueryError for no name."""
+        return self._named("rerankers", name, "a reranker")
+
+    def _named(self, folder: str, name: str, word: str) -> Path:
         if not _NAME.fullmatch(name):
-            raise QueryError(f"{name!r} cannot name an encoder: use letters, digits, '.', '_' and '-'.")
-        return (self.home / "encoders" / name).absolute()
+            raise QueryError(f"{name!r} cannot name {word}: use letters, digits, '.', '_' and '-'.")
+        return (self.home / folder / name).absolute()
 
 
 def plain_path(path: str | os.PathLike[str]) -> Path:

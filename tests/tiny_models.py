@@ -203,6 +203,50 @@ def _make_text_config(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def make_blip(folder: Path, *, seed: int = 0) -> Path:
+    """Write a tiny BLIP model for image-text matching with random weights, and return its folder."""
+    import torch
+    from transformers import BertTokenizerFast, BlipConfig, BlipForImageTextRetrieval
+
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "[DEC]",
+        "[ENC]",
+        *["a", "red", "blue", "green", "thing", "on", "the", "table"],
+    ]
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BlipConfig(
+        text_config={
+            **small,
+            "vocab_size": len(words),
+            "encoder_hidden_size": 32,
+            "max_position_embeddings": 40,
+            "bos_token_id": 5,
+            "pad_token_id": 0,
+            "sep_token_id": 3,
+        },
+        vision_config={**small, "image_size": 48, "patch_size": 16},
+        projection_dim=16,
+        image_text_hidden_size=16,
+    )
+    torch.manual_seed(seed)
+    model = BlipForImageTextRetrieval(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
+    prepared = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD, "size": {"height": 48, "width": 48}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(prepared))
+    return folder
+
+
 def cosines(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return the cosine (n,) of each row of two arrays (n, dim)."""
     return (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))

@@ -23,6 +23,7 @@ from mmsearch.cli.options import (
     ImagesOption,
     JsonOption,
     LabelColumnOption,
+    RerankerOption,
     SplitOption,
     corpus_options,
 )
@@ -104,6 +105,7 @@ def evaluate(
     rerank: Annotated[
         bool, typer.Option("--rerank", help="Look at the first answers again with the reranker.")
     ] = False,
+    reranker: RerankerOption = None,
     candidates: CandidatesOption = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no vectors for the next time.")] = False,
     as_json: JsonOption = False,
@@ -118,6 +120,7 @@ def evaluate(
     from mmsearch.rerank import DEFAULT_RERANKER
 
     gc.enable()
+    rerank = rerank or reranker is not None
     if candidates is not None and not rerank:
         raise QueryError("--candidates goes with --rerank.")
     options = corpus_options(
@@ -164,7 +167,7 @@ def evaluate(
                 limit=limit,
                 cache=not no_cache,
                 progress=embedding,
-                rerank=DEFAULT_RERANKER if rerank else None,
+                rerank=reranker or (DEFAULT_RERANKER if rerank else None),
                 candidates=candidates or CANDIDATES,
                 reranking=reranking,
             )

@@ -21,15 +21,29 @@ def explain(
         Path | None,
         typer.Option("--out", metavar="FILE", help="Draw it there: .png, .jpg or .webp.", show_default=False),
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", metavar="URI", help="The encoder. [default: compact]", show_default=False),
+    ] = None,
+    reranker: Annotated[
+        str | None,
+        typer.Option(
+            "--reranker", metavar="URI", help="The reranker. [default: the one for the encoder]", show_default=False
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show which parts of a picture answer which words: where the reranker looked."""
+    from mmsearch.encoders import DEFAULT_ENCODER
     from mmsearch.engine.explaining import explain as explained
     from mmsearch.errors import QueryError
+    from mmsearch.rerank import DEFAULT_RERANKER
 
     if out is not None and (out.is_dir() or out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp")):
         raise QueryError(f"{out} cannot be drawn to: name a file that ends in .png, .jpg or .webp.")
-    found = explained(text, picture)
+    found = explained(text, picture, encoder=encoder or DEFAULT_ENCODER, reranker=reranker or DEFAULT_RERANKER)
+    for one in found.notes:
+        note(f"mmsearch: {one}")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         found.draw().save(out)

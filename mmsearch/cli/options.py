@@ -86,6 +86,15 @@ MaxPixelsOption = Annotated[
 ]
 
 
+RerankerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reranker",
+        metavar="URI",
+        help="Rerank with this one. [default with --rerank: the one for the encoder]",
+        show_default=False,
+    ),
+]
 CandidatesOption = Annotated[
     int | None,
     typer.Option(

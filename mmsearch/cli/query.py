@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmsearch.cli import exits
-from mmsearch.cli.options import CandidatesOption, CollectionOption, DeviceOption, JsonOption, MaxPixelsOption
+from mmsearch.cli.options import (
+    CandidatesOption,
+    CollectionOption,
+    DeviceOption,
+    JsonOption,
+    MaxPixelsOption,
+    RerankerOption,
+)
 from mmsearch.cli.output import hit_as_dict, hit_table, note, result_as_dict, to_json, write, write_paths
 
 if TYPE_CHECKING:
@@ -50,6 +57,7 @@ def query(
     rerank: Annotated[
         bool, typer.Option("--rerank", help="Look at the first candidates again, words and picture together.")
     ] = False,
+    reranker: RerankerOption = None,
     candidates: CandidatesOption = None,
     collection: CollectionOption = None,
     encoder: Annotated[
@@ -73,6 +81,7 @@ def query(
     Exit status 0 with hits, 1 without, 2 for wrong usage, others by the kind of the error.
     """
     _check_forms(as_text=as_text, as_image=as_image, forms=[as_json, as_jsonl, paths], null=null, wants_paths=paths)
+    rerank = rerank or reranker is not None
     if candidates is not None and not rerank:
         raise typer.BadParameter("--candidates goes with --rerank")
     from dataclasses import replace
@@ -97,7 +106,7 @@ def query(
     )
     if isinstance(chosen, ImageQuery) and max_pixels is not None:
         chosen = replace(chosen, max_pixels=max_pixels)
-    with _open(collection, chosen, encoder, device) as engine:
+    with _open(collection, chosen, encoder, device, reranker) as engine:
         result = engine.run(
             chosen,
             target=target,
@@ -130,7 +139,11 @@ def query(
 
 
 def _open(
-    collection: str | None, query: ImageQuery | TextQuery, encoder: str | None, device: str | None
+    collection: str | None,
+    query: ImageQuery | TextQuery,
+    encoder: str | None,
+    device: str | None,
+    reranker: str | None,
 ) -> SearchEngine:
     """Return the engine, its encoder loaded in a thread while the database library is imported."""
     from concurrent.futures import ThreadPoolExecutor
@@ -145,11 +158,12 @@ def _open(
         loading = pool.submit(_loaded_encoder, layout.root, spec, encoder, device, query)
         from mmsearch.collection.collection import Collection
         from mmsearch.engine.engine import SearchEngine
+        from mmsearch.rerank import DEFAULT_RERANKER
 
         opened = Collection.open(layout.root)
         if opened.spec != spec:  # a move to another encoder was killed before the manifest told of it
             loading = pool.submit(_loaded_encoder, layout.root, opened.spec, encoder, device, query)
-        return SearchEngine(opened, loading.result())
+        return SearchEngine(opened, loading.result(), reranker=reranker or DEFAULT_RERANKER)
 
 
 def _loaded_encoder(

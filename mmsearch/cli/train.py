@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +25,7 @@ from mmsearch.cli.options import (
 from mmsearch.cli.output import note, short_path, table, to_json, write
 
 if TYPE_CHECKING:
-    from mmsearch.training import TuneReport
+    from mmsearch.training import Report
 
 
 def train(
@@ -36,8 +38,17 @@ def train(
         ),
     ],
     name: Annotated[
-        str, typer.Option("--name", metavar="NAME", help="The new encoder will be tuned:NAME.", show_default=False)
+        str,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="The new encoder will be tuned:NAME, a reranker cross_attention:NAME.",
+            show_default=False,
+        ),
     ],
+    reranker: Annotated[
+        bool, typer.Option("--reranker", help="Make a reranker for the encoder, and leave the encoder as it is.")
+    ] = False,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -61,34 +72,57 @@ def train(
     epochs: Annotated[
         int | None,
         typer.Option(
-            "--epochs", metavar="N", min=1, help="Epochs at most. [default: 10 to 100, by size]", show_default=False
+            "--epochs",
+            metavar="N",
+            min=1,
+            help="Epochs at most. [default: 10 to 100, by size; a reranker: 10]",
+            show_default=False,
         ),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", min=2, help="Pictures a step.")] = 256,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            metavar="N",
+            min=16,
+            help="Pictures a step. [default: 256; a reranker: 96]",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of all that is drawn at random.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace tuned:NAME, should it be there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace one of that name, should it be there.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Write it even when it is not better.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Tune an encoder on your own captions: a new encoder tuned:NAME, when it is better on what was held out.
 
-    The encoder it is made of stays as it is. Exit status 1 when tuning did not help, and nothing was written. Vectors
-    are kept: run it again after an interruption, or with other settings.
+    With --reranker: make a reranker for it, which looks at the first hits of a search again. The encoder stays as it
+    is. Exit status 1 when it did not help, and nothing was written. Vectors are kept: run it again after an
+    interruption, or with other settings.
     """
-    from mmsearch.training import Recipe, tune
+    from mmsearch.training import MatchRecipe, Recipe, train_reranker, tune
 
     gc.enable()
+    run: Callable[..., Report]
+    if reranker:
+        matching = MatchRecipe(seed=seed)
+        batch, epochs = batch or matching.group * matching.groups, epochs or matching.epochs
+        run = partial(train_reranker, recipe=replace(matching, epochs=epochs, groups=batch // matching.group))
+    else:
+        tuning = Recipe(epochs=epochs, seed=seed)
+        run = partial(tune, recipe=replace(tuning, batch=batch or tuning.batch))
     options = corpus_options(images=images, split=split, image_column=image_column, caption_column=caption_column)
     with ExitStack() as stack:
-        embedding, learning = show_progress(stack, embedding="embedded", learning="epochs")
-        report = tune(
+        embedding, learning = show_progress(
+            stack, embedding="embedded", learning="steps learned" if reranker else "epochs"
+        )
+        report: Report = run(
             corpora,
             name,
             encoder=encoder,
             dev=dev,
             device=device,
             options=options,
-            recipe=Recipe(epochs=epochs, batch=batch, seed=seed),
             force=force,
             keep=keep,
             progress=embedding,
@@ -104,7 +138,7 @@ def train(
             raise typer.Exit(exits.NOTHING_FOUND)
 
 
-def _tell(report: TuneReport) -> None:
+def _tell(report: Report) -> None:
     counts = report.counts
     write(
         f"{report.base}, learned from {counts.pictures:,} pictures and {counts.captions:,} captions, best of"
@@ -117,4 +151,4 @@ def _tell(report: TuneReport) -> None:
     if report.helped:
         write(report.summary)
     if report.folder is not None:
-        write(f"{report.uri} is in {short_path(report.folder)}; use it: mmsearch index FOLDER --encoder {report.uri}")
+        write(f"{report.uri} is in {short_path(report.folder)}; use it: {report.use}")

@@ -30,7 +30,8 @@ _DIMMED = 0.45
 class Explanation:
     """The words of a text, and for each its attention (words, rows, columns) over a picture in upright RGB.
 
-    The attention of a word adds up to one. `similarity` is the cosine, `rerank_score` the matching score.
+    The attention of a word adds up to one. `similarity` is the cosine, `rerank_score` the matching score; `notes` tell
+    what the encoder cannot make of the text.
     """
 
     words: tuple[str, ...]
@@ -38,6 +39,7 @@ class Explanation:
     picture: Image.Image
     similarity: float
     rerank_score: float
+    notes: tuple[str, ...] = ()
 
     def draw(self) -> Image.Image:
         """Return the picture as it is, and once for each word, bright where the word looked."""
@@ -87,7 +89,12 @@ def explain(
     found, attention = matcher.attention(words, states)
     vectors = towers.encode_texts([words])[0], towers.encode_images(towers.prepare_image(picture)[np.newaxis])[0]
     return Explanation(
-        found, attention, picture, float(vectors[0] @ vectors[1]), float(matcher.score([words], states)[0])
+        words=found,
+        attention=attention,
+        picture=picture,
+        similarity=float(vectors[0] @ vectors[1]),
+        rerank_score=float(matcher.score([words], states)[0]),
+        notes=towers.text_notes(words),
     )
 
 

@@ -71,15 +71,15 @@ def embed_texts(
     parts = [np.empty((0, encoder.spec.dim), dtype=np.float32)]
     for first in range(0, len(texts), _PART[Modality.TEXT]):
         some = texts[first : first + _PART[Modality.TEXT]]
-        stamp = _stamp(encoder, "captions", some)
-        rows = _kept(cache, stamp)
+        name = stamp(encoder, "captions", some)
+        rows = _kept(cache, name)
         if rows is None:
             made = []
             for start in range(0, len(some), _TEXTS):
                 made.append(_finite(encoder.encode_texts(some[start : start + _TEXTS]), some[start : start + _TEXTS]))
                 progress(first + start + len(made[-1]))
             rows = np.concatenate(made)
-            _keep(cache, stamp, rows)
+            _keep(cache, name, rows)
         parts.append(rows)
     return np.concatenate(parts)
 
@@ -100,11 +100,11 @@ def _embed_pictures(
     parts = [np.empty((0, encoder.spec.dim), dtype=np.float32)]
     for first in range(0, len(places), _PART[Modality.IMAGE]):
         some = places[first : first + _PART[Modality.IMAGE]]
-        stamp = _stamp(encoder, "pictures", [f"{place} {_stat(place)}" for place in some])
-        rows = _kept(cache, stamp)
+        name = stamp(encoder, "pictures", states_of_files(some))
+        rows = _kept(cache, name)
         if rows is None:
             rows, may_pass = _embed_part(encoder, some, partial(_ahead, progress, first))
-            _keep(None if may_pass else cache, stamp, rows)
+            _keep(None if may_pass else cache, name, rows)
         parts.append(rows)
     return np.concatenate(parts)
 
@@ -126,7 +126,7 @@ def _embed_part(encoder: Encoder, places: Sequence[str], progress: Callable[[int
             rows[numbers] = _finite(made, [places[number] for number in numbers])
             waiting.clear()
 
-    for number, pixels in enumerate(_prepared(encoder, places)):
+    for number, pixels in enumerate(prepared(encoder, places)):
         if isinstance(pixels, OSError):
             may_pass = True
         elif pixels is not None:
@@ -138,7 +138,7 @@ def _embed_part(encoder: Encoder, places: Sequence[str], progress: Callable[[int
     return rows, may_pass
 
 
-def _prepared(encoder: Encoder, places: Sequence[str]) -> Iterator[UInt8 | OSError | None]:
+def prepared(encoder: Encoder, places: Sequence[str]) -> Iterator[UInt8 | OSError | None]:
     """Yield the pixels (3, S, S) of pictures in order, a bounded number ahead.
 
     For one that cannot be read it is None, or the OSError of a disk (which may pass).
@@ -163,6 +163,11 @@ def _prepared(encoder: Encoder, places: Sequence[str]) -> Iterator[UInt8 | OSErr
             yield pixels
 
 
+def states_of_files(places: Sequence[str]) -> list[str]:
+    """Return what tells pictures from others, and from themselves once they change, for `stamp`."""
+    return [f"{place} {_stat(place)}" for place in places]
+
+
 def _stat(place: str) -> str:
     try:
         stat = os.stat(split_place(place)[0])  # noqa: PTH116 - asked for every picture
@@ -171,29 +176,29 @@ def _stat(place: str) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _stamp(encoder: Encoder, kind: str, lines: Sequence[str]) -> str:
-    """Return what names the vectors of these things by this encoder."""
+def stamp(encoder: Encoder, kind: str, lines: Sequence[str]) -> str:
+    """Return what names the vectors, or whatever `kind` says, of these things by this encoder."""
     digest = hashlib.sha256(f"{encoder.spec.fingerprint} {kind} 1".encode())
     for line in lines:
         digest.update(f"{len(line)} {line}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
 
 
-def _kept(cache: Path | None, stamp: str) -> Float32 | None:
-    if cache is None or not (cache / f"{stamp}.npy").is_file():
+def _kept(cache: Path | None, name: str) -> Float32 | None:
+    if cache is None or not (cache / f"{name}.npy").is_file():
         return None
     try:
-        rows: Float32 = np.load(cache / f"{stamp}.npy", allow_pickle=False)
+        rows: Float32 = np.load(cache / f"{name}.npy", allow_pickle=False)
     except (OSError, ValueError):  # cut short: made anew
-        (cache / f"{stamp}.npy").unlink(missing_ok=True)
+        (cache / f"{name}.npy").unlink(missing_ok=True)
         return None
     return rows
 
 
-def _keep(cache: Path | None, stamp: str, rows: Float32) -> None:
+def _keep(cache: Path | None, name: str, rows: Float32) -> None:
     if cache is None:
         return
-    target = cache / f"{stamp}.npy"
+    target = cache / f"{name}.npy"
     try:
         write_file(
             target,

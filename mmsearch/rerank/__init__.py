@@ -1,9 +1,9 @@
 """Rerankers by URI: `load_reranker("auto", encoder)`.
 
-"auto" is the one that ships for the encoder. A URI is `SCHEME` or `SCHEME:REST`. Packages outside mmsearch add a scheme
-with an entry point in the group "mmsearch.rerankers": its name is the scheme, its object a function that takes REST (a
-str, perhaps empty) and the collection's encoder, and returns an object that keeps the `Reranker` protocol of
-`mmsearch.types`.
+"auto" is the one for the encoder: one's own, made by `mmsearch train --reranker`, before the one that ships. A URI is
+`SCHEME` or `SCHEME:REST`. Packages outside mmsearch add a scheme with an entry point in the group "mmsearch.rerankers":
+its name is the scheme, its object a function that takes REST (a str, perhaps empty) and the collection's encoder, and
+returns an object that keeps the `Reranker` protocol of `mmsearch.types`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmsearch.types import Encoder, Reranker
 
 DEFAULT_RERANKER = "auto"
 ENTRY_POINT_GROUP = "mmsearch.rerankers"
-_BUILT_IN = {"cross_attention": "mmsearch.rerank.cross_attention"}
+_BUILT_IN = {"cross_attention": "mmsearch.rerank.cross_attention", "blip": "mmsearch.rerank.blip"}
 
 Loader = Callable[[str, Encoder], Reranker]
 

@@ -1,6 +1,6 @@
 """CrossAttentionReranker: words attend to patches and patches to words, on the tokens of an encoder. ONNX Runtime.
 
-    weights/<name>/
+    weights/<name>/, or home/rerankers/<name>/ for what `mmsearch train --reranker` made
       manifest.json     fingerprint of the encoder, weight of the matching score, SHA-256 of the graphs
       picture.onnx      tokens (n, patches, width of the encoder) → states (n, patches, width)
       match.onnx        states (n, patches, width), words (n, t, width of the encoder), mask (n, t) → score (n,),
@@ -30,28 +30,36 @@ from mmsearch.types import Encoder, Float32, Mask, PieceEncoder, RerankerSpec, T
 if TYPE_CHECKING:
     from PIL import Image
 
+SCHEME = "cross_attention"
 WEIGHTS = Path(__file__).parent / "weights"
+PICTURE, MATCH = "picture.onnx", "match.onnx"
 _MANIFEST = "manifest.json"
-_GRAPHS = ("picture.onnx", "match.onnx")
 _PAIRS = 25
 _PICTURES = 16
 
 
 def load(name: str, encoder: Encoder) -> CrossAttentionReranker:
-    """Return the reranker of a name, or with "" the one that ships for the encoder.
+    """Return the reranker of a name, or with "" one for the encoder: a person's own before the one that ships.
 
     Raise UnknownReranker where there is none or it was made for another encoder, WeightsUnavailable.
     """
-    folders = [WEIGHTS / name] if name else sorted(path.parent for path in WEIGHTS.glob(f"*/{_MANIFEST}"))
+    own = Settings.from_environment().home / "rerankers"
+    if name:
+        folders = [WEIGHTS / name, Settings.from_environment().reranker_path(name)]
+        if not any((folder / _MANIFEST).is_file() for folder in folders):
+            raise UnknownReranker(f"There is no reranker '{SCHEME}:{name}': leave the name out.")
+    else:
+        folders = [path.parent for place in (own, WEIGHTS) for path in sorted(place.glob(f"[!.]*/{_MANIFEST}"))]
     for folder in folders:
         if not (folder / _MANIFEST).is_file():
-            raise UnknownReranker(f"There is no reranker 'cross_attention:{name}': leave the name out.")
+            continue
         manifest = _read_manifest(folder)
         if manifest["encoder"]["fingerprint"] == encoder.spec.fingerprint and isinstance(encoder, TokenEncoder):
             return CrossAttentionReranker(encoder, folder)
     raise UnknownReranker(
-        f"There is no {f'reranker {name}' if name else 'reranker'} for {encoder.spec.uri}: search without it, or move"
-        " the collection to the encoder that ships with 'mmsearch index --reembed'."
+        f"There is no {f'reranker {name}' if name else 'reranker'} for {encoder.spec.uri}: search without it, make one"
+        f" with 'mmsearch train CAPTIONS --reranker --name NAME --encoder {encoder.spec.uri}', or move the collection"
+        " to the encoder that ships with 'mmsearch index --reembed'."
     )
 
 
@@ -63,10 +71,10 @@ class CrossAttentionReranker:
         self._encoder, self._folder = encoder, folder
         self._threads = threads or Settings.from_environment().threads
         manifest = _read_manifest(folder)
-        self._sha256 = {name: str(manifest["files"][name]["sha256"]) for name in _GRAPHS}
+        self._sha256 = {name: str(manifest["files"][name]["sha256"]) for name in (PICTURE, MATCH)}
         recipe = [encoder.spec.fingerprint, sorted(self._sha256.items())]
         self._spec = RerankerSpec(
-            uri=f"cross_attention:{manifest['name']}",
+            uri=f"{SCHEME}:{manifest['name']}",
             fingerprint=hashlib.sha256(json.dumps(recipe).encode()).hexdigest(),
             weight=float(manifest["weight"]),
         )
@@ -92,11 +100,11 @@ class CrossAttentionReranker:
         parts = []
         for start in range(0, max(len(pixels), 1), _PICTURES):
             tokens = self._encoder.image_tokens(pixels[start : start + _PICTURES])
-            parts.append(self._session("picture.onnx").run(["states"], {"tokens": tokens})[0])
+            parts.append(self._session(PICTURE).run(["states"], {"tokens": tokens})[0])
         return np.concatenate(parts)
 
     def score(self, texts: Sequence[str], states: Float32) -> Float32:
-        """Return matching scores (n,), log-odds up to a constant of a query's own, of n pairs."""
+        """Return matching scores (n,) of n pairs: 0 is an average candidate of the first stage."""
         if not texts or not len(states):
             return np.empty(0, dtype=np.float32)
         if len(texts) != len(states) and 1 not in (len(texts), len(states)):
@@ -109,7 +117,7 @@ class CrossAttentionReranker:
             some, mask = (_pick(words, rows), _pick(real, rows))
             longest = int(mask.sum(axis=1).max())
             feeds = _feeds(_pick(states, rows), some[:, :longest], mask[:, :longest])
-            parts.append(self._session("match.onnx").run(["score"], feeds)[0])
+            parts.append(self._session(MATCH).run(["score"], feeds)[0])
         return np.concatenate(parts)
 
     def attention(self, text: str, states: Float32) -> tuple[tuple[str, ...], Float32]:
@@ -117,14 +125,17 @@ class CrossAttentionReranker:
         if not isinstance(self._encoder, PieceEncoder):
             raise UnknownReranker(f"{self._encoder.spec.uri} does not tell words: nothing can be explained with it.")
         words, mask = self._encoder.text_tokens([text])
-        (shares,) = self._session("match.onnx").run(["attention"], _feeds(states, words, mask))
+        (shares,) = self._session(MATCH).run(["attention"], _feeds(states, words, mask))
         side = round(shares.shape[2] ** 0.5)
         found: dict[tuple[int, int], list[Float32]] = {}
         for span, row in zip(_joined(text, self._encoder.text_pieces(text)), shares[0], strict=True):
             if span[1] > span[0]:
                 found.setdefault(span, []).append(row)
-        maps = [np.mean(rows, axis=0).reshape(side, side) for rows in found.values()]
-        return tuple(text[start:stop] for start, stop in found), np.array(maps, dtype=np.float32)
+        maps = [np.mean(rows, axis=0) for rows in found.values()]
+        return (
+            tuple(text[start:stop] for start, stop in found),
+            np.array(maps, dtype=np.float32).reshape(len(maps), side, side),
+        )
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

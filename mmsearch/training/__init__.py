@@ -1,6 +1,9 @@
-"""`mmsearch train`: a head behind a frozen encoder, learned from a person's own captions. Needs the extra [train]."""
+"""`mmsearch train`: a head behind a frozen encoder, or a reranker for it, from one's own captions. Needs [train]."""
 
 from mmsearch.training.fit import Recipe
+from mmsearch.training.gather import Report
+from mmsearch.training.rerank.recipe import MatchRecipe
+from mmsearch.training.reranking import RerankReport, train_reranker
 from mmsearch.training.tuning import TuneReport, tune
 
-__all__ = ["Recipe", "TuneReport", "tune"]
+__all__ = ["MatchRecipe", "Recipe", "Report", "RerankReport", "TuneReport", "train_reranker", "tune"]

@@ -1,10 +1,11 @@
-"""The model card of a tuned encoder, and its figures as rows of a table."""
+"""The model card of what was trained, and its figures as rows of a table."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from mmsearch.evaluation.metrics import Metric
 from mmsearch.training.judge import Verdict
@@ -37,32 +38,25 @@ def figure_rows(verdict: Verdict) -> list[tuple[str, str, str, str, str]]:
 
 
 def model_card(
-    *,
-    name: str,
-    base: str,
-    corpora: Sequence[str],
-    dev: str | None,
-    counts: Counts,
-    settings: str,
-    summary: str,
-    verdict: Verdict,
+    *, title: str, what: str, learned: str, told: Mapping[str, Any], verdict: Verdict, summary: str, rest: str
 ) -> str:
-    """Return the card as Markdown."""
+    """Return the card as Markdown. `told` is what the manifest tells of data and recipe, `learned` is what learned."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    data, counts = told["data"], Counts(**{field.name: told["data"][field.name] for field in fields(Counts)})
     rows = "\n".join(f"| {' | '.join(row)} |" for row in figure_rows(verdict))
-    held = "Part of the same corpora, drawn by the seed" if dev is None else f"`{dev}`"
-    return f"""# tuned:{name}
+    held = "Part of the same corpora, drawn by the seed" if data["dev"] is None else f"`{data['dev']}`"
+    settings = ", ".join(f"{key} {value}" for key, value in told["recipe"].items())
+    return f"""# {title}
 
-{base} with a head tuned on captions by `mmsearch train`, {today}. The encoder behind it is
-unchanged; its own card, licences and weaknesses hold here too.
+{what} Made {today}.
 
 ## Data, and its terms
 
-{chr(10).join(f"- `{corpus}`" for corpus in corpora)}
+{chr(10).join(f"- `{corpus}`" for corpus in data["corpora"])}
 
 Trained on {counts.pictures:,} pictures with {counts.captions:,} captions; {counts.validation_pictures:,} more with
 {counts.validation_captions:,} captions said when to stop. No picture and no caption is part of these files, but what
-was learned from them is: **the terms of these pictures and captions apply to the head**, and whoever passes it on must
+was learned from them is: **the terms of these pictures and captions apply to {learned}**, and whoever passes it on must
 be allowed to.
 
 ## Figures
@@ -76,7 +70,7 @@ nothing was learned from or chosen by. Per cent, 95 % intervals by bootstrap ove
 
 {summary}
 
-What it forgot of other pictures is not in these figures: `mmsearch eval CORPUS --compare {base} tuned:{name}` tells.
+{rest}
 
 ## Settings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,21 +56,42 @@ def gain_by_picture(images: Float32, texts: Float32, owners: Int64) -> Float64:
     return gains
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One direction as two systems answer it: metrics (nq,) by name, which queries belong together, of how many."""
+
+    direction: Direction
+    before: Mapping[str, Float64]
+    after: Mapping[str, Float64]
+    clusters: Int64
+    candidates: int
+
+
 def judge(held_out: EmbeddedSet, head: TunedHead, *, base: str, tuned: str) -> Verdict:
     """Return how the base encoder and the tuned one do on a set."""
     mapped = mapped_set(held_out, head)
     systems = EncoderSystem(base, held_out, DIRECTIONS), EncoderSystem(tuned, mapped, DIRECTIONS)
-    reports: tuple[list[DirectionReport], list[DirectionReport]] = ([], [])
-    changes = []
+    answered = []
     for task in systems[0].tasks:
         old, new = (_shown(per_query(system.ranks(task))) for system in systems)
-        for values, system, told in zip((old, new), systems, reports, strict=True):
-            metrics = summarise(values, task.clusters)
-            told.append(DirectionReport(str(task.direction), len(task.queries), system.candidates(task), None, metrics))
-        differences = compare(old, new, task.clusters, rounds=_ROUNDS)
-        changes.append(Comparison(str(task.direction), base, tuned, len(task.queries), differences))
-    before, after = ({GAIN: gain_by_picture(s.images, s.texts, s.data.owners)} for s in (held_out, mapped))
-    (gain,) = compare(before, after, np.arange(len(held_out.images), dtype=np.int64))
+        answered.append(Answered(task.direction, old, new, task.clusters, systems[0].candidates(task)))
+    before, after = (gain_by_picture(s.images, s.texts, s.data.owners) for s in (held_out, mapped))
+    return verdict_on(answered, (before, after), names=(base, tuned))
+
+
+def verdict_on(answered: Sequence[Answered], gains: tuple[Float64, Float64], *, names: tuple[str, str]) -> Verdict:
+    """Return the verdict on two systems, by what they answered in each direction and the gain (p,) of each picture."""
+    reports: tuple[list[DirectionReport], list[DirectionReport]] = ([], [])
+    changes = []
+    for one in answered:
+        queries = len(one.clusters)
+        for values, told in zip((one.before, one.after), reports, strict=True):
+            metrics = summarise(values, one.clusters)
+            told.append(DirectionReport(str(one.direction), queries, one.candidates, None, metrics))
+        differences = compare(one.before, one.after, one.clusters, rounds=_ROUNDS)
+        changes.append(Comparison(str(one.direction), *names, queries, differences))
+    before, after = ({GAIN: part} for part in gains)
+    (gain,) = compare(before, after, np.arange(len(gains[0]), dtype=np.int64))
     return Verdict(tuple(reports[0]), tuple(reports[1]), tuple(changes), gain)
 
 

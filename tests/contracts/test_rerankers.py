@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,19 +11,24 @@ import pytest
 from mmsearch.encoders import load_encoder
 from mmsearch.rerank import load_reranker
 from mmsearch.types import ExplainingReranker, Float32, Reranker
-from tests.support import ToyReranker, picture
+from tests.support import ToyEncoder, ToyReranker, picture
+from tests.tiny_models import make_blip
 
-RERANKERS: dict[str, Callable[[], Reranker]] = {
-    "toy": ToyReranker,
-    "the one that ships": lambda: load_reranker("auto", load_encoder("compact")),
+RERANKERS: dict[str, Callable[[Path], Reranker]] = {
+    "toy": lambda _: ToyReranker(),
+    "the one that ships": lambda _: load_reranker("auto", load_encoder("compact")),
+    "blip": lambda folder: load_reranker(f"blip:{make_blip(folder)}", ToyEncoder()),
 }
 SIZES = [(1, 1), (7, 900), (320, 240)]
 TEXTS = ["a red thing", "something blue that stands on a table beside something green", "日本", "word " * 600]
 
 
-@pytest.fixture(scope="module", params=RERANKERS)
-def reranker(request: pytest.FixtureRequest) -> Reranker:
-    return RERANKERS[request.param]()
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.needs_clip] if name == "blip" else []) for name in RERANKERS],
+)
+def reranker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reranker:
+    return RERANKERS[request.param](tmp_path_factory.mktemp("blip"))
 
 
 def states_of(reranker: Reranker, count: int) -> Float32:

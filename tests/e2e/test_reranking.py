@@ -89,3 +89,6 @@ def test_explain_draws_a_map(home: Path, tmp_path: Path) -> None:
     told = json.loads(call(home, "explain", "a red car", str(PHOTOS / "red-car.jpg"), "--json").stdout)
     assert sum(map(sum, told["words"][2]["attention"])) == pytest.approx(1.0, abs=1e-3)
     assert call(home, "explain", "a red car", "nowhere.jpg").returncode == 2
+    without_words = call(home, "explain", "…", str(PHOTOS / "red-car.jpg"))
+    assert (without_words.returncode, len(without_words.stdout.splitlines())) == (0, 1)
+    assert "compact:v2 reads English" in call(home, "explain", "日本語", str(PHOTOS / "red-car.jpg")).stderr

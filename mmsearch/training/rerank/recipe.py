@@ -1,0 +1,47 @@
+"""MatchRecipe: how a matcher is learned; and Pairs, what one part of a step learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmsearch.types import Float32, Int64
+
+
+@dataclass(frozen=True, slots=True)
+class MatchRecipe:
+    """How a matcher is learned.
+
+    A step takes `groups` groups of `group` pictures that the first stage holds for alike `among` so many, `at_once`
+    groups at a time; `kept` is the share of the patches that words see in a step.
+    """
+
+    epochs: int = 10
+    group: int = 8
+    groups: int = 12
+    at_once: int = 4
+    among: int = 1500
+    rate: float = 5e-4
+    decay: float = 0.05
+    dropout: float = 0.1
+    smoothing: float = 0.05
+    kept: float = 0.75
+    average: float = 0.99
+    width: int = 192
+    layers: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pictures and a text of each: tokens (n, p, width), (n, t, width), mask (n, t).
+
+    `wrong` are texts that are like a picture's own and yet not of it, (m, t, width) and their mask, `wrong_of` (m,) the
+    number of that picture.
+    """
+
+    pictures: Float32
+    words: Float32
+    mask: Float32
+    wrong: Float32 | None = None
+    wrong_mask: Float32 | None = None
+    wrong_of: Int64 | None = None

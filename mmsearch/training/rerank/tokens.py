@@ -1,0 +1,156 @@
+"""The tokens of pictures and texts, read once and kept on the disk: of pictures with eight bits a number."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmsearch.collection.atomic import write_file
+from mmsearch.collection.states import pack
+from mmsearch.errors import EvaluationError
+from mmsearch.evaluation.embed import EmbeddedSet, Progress, prepared, stamp, states_of_files
+from mmsearch.types import Float32, Int64, TokenEncoder
+
+_PICTURES, _TEXTS = 512, 4096
+"""Tokens are kept in parts of so many: what an interrupted run loses at most."""
+
+_AT_ONCE = 64
+
+
+class PictureTokens:
+    """Patch tokens of pictures by number, mapped from the disk."""
+
+    def __init__(
+        self,
+        encoder: TokenEncoder,
+        places: Sequence[str],
+        folder: Path,
+        *,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Read them, or take from `folder` what an earlier run left; raise EvaluationError for one that is gone."""
+        self._parts = []
+        self.files: list[Path] = []
+        for first in range(0, len(places), _PICTURES):
+            some = places[first : first + _PICTURES]
+            path = folder / f"{stamp(encoder, 'patches', states_of_files(some))}.npy"
+            if not path.is_file():
+                _write(path, _read_pictures(encoder, some))
+            self._parts.append(np.load(path, mmap_mode="r", allow_pickle=False))
+            self.files.append(path)
+            progress(first + len(some))
+
+    def __call__(self, which: Int64) -> Float32:
+        """Return the tokens (n, patches, width) of some."""
+        records = np.stack([self._parts[i // _PICTURES][i % _PICTURES] for i in which.tolist()])
+        tokens: Float32 = records["values"].astype(np.float32)
+        tokens *= records["scale"][..., np.newaxis]
+        return tokens
+
+
+class TextTokens:
+    """Tokens of texts by number, mapped from the disk."""
+
+    def __init__(
+        self,
+        encoder: TokenEncoder,
+        texts: Sequence[str],
+        folder: Path,
+        *,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Read them, or take from `folder` what an earlier run left."""
+        self._parts, self._starts = [], []
+        self.files: list[Path] = []
+        for first in range(0, len(texts), _TEXTS):
+            some = texts[first : first + _TEXTS]
+            name = stamp(encoder, "words", some)
+            paths = folder / f"{name}.npy", folder / f"{name}-starts.npy"
+            if not all(path.is_file() for path in paths):
+                tokens, starts = _read_texts(encoder, some)
+                _write(paths[0], tokens)
+                _write(paths[1], starts)
+            self._parts.append(np.load(paths[0], mmap_mode="r", allow_pickle=False))
+            self._starts.append(np.load(paths[1], allow_pickle=False))
+            self.files.extend(paths)
+            progress(first + len(some))
+
+    def __call__(self, which: Int64) -> tuple[Float32, Float32]:
+        """Return the tokens (n, t, width) of some, and the mask (n, t) that is 1 on real ones."""
+        found = []
+        for number in which.tolist():
+            part, row = divmod(number, _TEXTS)
+            start, stop = self._starts[part][row : row + 2]
+            found.append(self._parts[part][start:stop])
+        lengths = np.array([len(tokens) for tokens in found])
+        tokens = np.zeros((len(found), int(lengths.max()), found[0].shape[1]), dtype=np.float32)
+        for row, some in enumerate(found):
+            tokens[row, : len(some)] = some
+        return tokens, (np.arange(tokens.shape[1]) < lengths[:, np.newaxis]).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSet:
+    """A set with the tokens of its pictures and captions."""
+
+    embedded: EmbeddedSet
+    pictures: PictureTokens
+    words: TextTokens
+
+    def forget(self) -> None:
+        """Delete the files. What is mapped can still be read."""
+        for path in (*self.pictures.files, *self.words.files):
+            path.unlink(missing_ok=True)
+
+
+def read_tokens(
+    encoder: TokenEncoder, embedded: EmbeddedSet, folder: Path, *, progress: Progress = lambda done, total: None
+) -> TokenSet:
+    """Return a set with its tokens, kept in `folder`; raise EvaluationError for a picture that is gone."""
+    data = embedded.data
+    count, total = len(data.pictures), len(data.pictures) + len(data.captions)
+    pictures = PictureTokens(encoder, data.pictures, folder, progress=lambda done: progress(done, total))
+    words = TextTokens(encoder, data.captions, folder, progress=lambda done: progress(count + done, total))
+    return TokenSet(embedded, pictures, words)
+
+
+def _read_pictures(encoder: TokenEncoder, places: Sequence[str]) -> NDArray[np.void]:
+    """Return the tokens (n, patches) of pictures as records of a scale and eight bits a number."""
+    made: list[NDArray[np.void]] = []
+    waiting = []
+    for place, pixels in zip(places, prepared(encoder, places), strict=True):
+        if pixels is None or isinstance(pixels, OSError):
+            raise EvaluationError(f"The picture {place} can no longer be read: run this again.")
+        waiting.append(pixels)
+        if len(waiting) >= encoder.image_batch or len(made) + len(waiting) == len(places):
+            made.extend(pack(tokens) for tokens in encoder.image_tokens(np.stack(waiting)))
+            waiting.clear()
+    return np.stack(made)
+
+
+def _read_texts(encoder: TokenEncoder, texts: Sequence[str]) -> tuple[NDArray[np.float16], Int64]:
+    """Return the real tokens (t, width) of texts, one after the other, and where each begins (n + 1,)."""
+    tokens: list[NDArray[np.float16]] = [np.empty(0, dtype=np.float16)] * len(texts)
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    for start in range(0, len(order), _AT_ONCE):
+        some = order[start : start + _AT_ONCE]
+        found, mask = encoder.text_tokens([texts[number] for number in some])
+        for number, row, real in zip(some, found, mask, strict=True):
+            tokens[number] = row[real].astype(np.float16)
+    starts = np.cumsum([0, *(len(row) for row in tokens)], dtype=np.int64)
+    return np.concatenate(tokens), starts
+
+
+def _write(path: Path, rows: NDArray[Any]) -> None:
+    write_file(
+        path,
+        path.with_name(f".{path.name}.{os.getpid()}.tmp"),
+        lambda file: np.lib.format.write_array(file, rows, allow_pickle=False),
+        replace=True,
+    )
