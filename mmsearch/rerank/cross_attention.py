@@ -56,10 +56,11 @@ def load(name: str, encoder: Encoder) -> CrossAttentionReranker:
         manifest = _read_manifest(folder)
         if manifest["encoder"]["fingerprint"] == encoder.spec.fingerprint and isinstance(encoder, TokenEncoder):
             return CrossAttentionReranker(encoder, folder)
+    make = f"make one with 'mmsearch train CAPTIONS --reranker --name NAME --encoder {encoder.spec.uri}', "
     raise UnknownReranker(
-        f"There is no {f'reranker {name}' if name else 'reranker'} for {encoder.spec.uri}: search without it, make one"
-        f" with 'mmsearch train CAPTIONS --reranker --name NAME --encoder {encoder.spec.uri}', or move the collection"
-        " to the encoder that ships with 'mmsearch index --reembed'."
+        f"There is no reranker{f' {name}' if name else ''} for {encoder.spec.uri}: search without it,"
+        f" {make if isinstance(encoder, TokenEncoder) else ''}or move the collection to the encoder that ships with"
+        " 'mmsearch index --reembed'."
     )
 
 

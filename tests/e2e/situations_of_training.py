@@ -53,6 +53,21 @@ def train_exists(case: Case) -> Done:
 
 
 @situation
+def train_reranker_exists(case: Case) -> Done:
+    folder = case.home / "rerankers" / "mine"
+    folder.mkdir(parents=True)
+    return case.run("train", corpus(case, 20), "--name", "mine", "--reranker")
+
+
+@situation
+def train_reranker_no_help(case: Case) -> Done:
+    done = case.run("train", corpus(case, 100), "--name", "mine", "--reranker", "--epochs", "1", "--batch", "32")
+    assert "text→image" in done.stdout
+    assert not (case.home / "rerankers").exists()
+    return done
+
+
+@situation
 def train_name(case: Case) -> Done:
     return case.run("train", corpus(case, 20), "--name", "../mine")
 

@@ -63,6 +63,16 @@ def no_reranker(case: Case) -> Done:
 
 
 @situation
+def reranker_unknown(case: Case) -> Done:
+    return case.run("query", "x", "--reranker", "cross_attention:mine")
+
+
+@situation
+def blip_nowhere(case: Case) -> Done:
+    return case.run("query", "x", "--reranker", f"blip:{case.tmp / 'nowhere'}")
+
+
+@situation
 def rerank_gone(case: Case) -> Done:
     next(case.own_pictures().iterdir()).unlink()
     return case.run("query", "x", "--rerank")

@@ -59,7 +59,7 @@ class Learner:
         patches = self.matcher.shape.side**2
         kept = torch.from_numpy(rng.permutation(patches)[: max(1, round(self.recipe.kept * patches))])
         pictures = sum(len(part.pictures) for part in parts)
-        losses = []
+        losses: list[float] = []
         for part in parts:
             loss = self._loss(part, kept) * (len(part.pictures) / pictures)
             loss.backward()
