@@ -54,3 +54,32 @@ def test_train_index_and_query(home: Path, corpus: Path) -> None:
     report = json.loads(again.stdout)
     assert (report["uri"], report["epochs"], report["folder"]) == ("tuned:again", 1, f"{home}/encoders/again")
     assert report["verdict"]["before"][0]["direction"] == "text→image"
+
+
+@pytest.mark.slow
+def test_train_a_reranker_and_query_with_it(home: Path, corpus: Path) -> None:
+    command = ["train", str(corpus), "--reranker", "--name", "above", "--epochs", "8", "--batch", "32", "--seed", "1"]
+    done = call(home, *command)
+    assert done.returncode == 0, done.stderr
+    head, *rows = done.stdout.splitlines()
+    assert head.startswith("compact:v2, learned from 224 pictures and 224 captions, best of ")
+    assert rows[7].startswith("It helped: on 50 held-out pictures recall@1 went from ")
+    assert rows[8].startswith(f"cross_attention:above is in {home}/rerankers/above; use it: mmsearch query ")
+
+    index = call(home, "index", str(corpus.parent), "--collection", "shapes", "-q")
+    assert index.returncode == 0, index.stderr
+    query = json.loads(corpus.read_text().splitlines()[10])["captions"][0]
+    hits = [
+        json.loads(call(home, "query", query, "--collection", "shapes", "--json", *more).stdout)["hits"]
+        for more in (
+            ["--rerank"],
+            ["--reranker", "cross_attention:above"],
+            ["--reranker", "cross_attention:compact-v2"],
+        )
+    ]
+    assert hits[0] == hits[1], "one's own is the one that --rerank takes"
+    assert hits[0][0]["rerank_score"] != hits[2][0]["rerank_score"]
+    told = call(
+        home, "explain", query, str(corpus.parent / "0010.png"), "--reranker", "cross_attention:above", "--json"
+    )
+    assert len(json.loads(told.stdout)["words"]) == len(query.split())
