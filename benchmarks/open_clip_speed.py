@@ -3,7 +3,7 @@
 The plain loop opens, transforms and encodes 32 pictures at a time in float32, as OpenCLIP's README has it; the other is
 built on clip-retrieval's method, a torch DataLoader with a worker for each core, in float32. All run on the same files
 of 224 to 500 pixels, and `mmsearch.index` with the encoder that ships beside them, one process after another, three
-times over; the fastest run of each counts, for what others do on the machine only ever slows one down. Bar, on CPUs with
+times over; the fastest run of each counts, for other work only ever slows one down. Bar, on CPUs with
 AVX-512 BF16: 3 × the pictures/s of each. Bars everywhere: decoding and preparing alone keep up with 300 pictures/s;
 `compact` indexes 60 pictures/s and reads a text in 10 ms.
 """
