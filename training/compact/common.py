@@ -125,6 +125,11 @@ def run_texts(
     return np.stack([row for row in rows if row is not None])
 
 
+def write_json(path: Path, value: object) -> None:
+    """Write one JSON document, indented, with a final newline."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def unit(rows: Floats) -> Floats:
     """Return rows scaled to length one, float32 (n, dim)."""
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)

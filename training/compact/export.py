@@ -24,6 +24,7 @@ from .common import (
     open_session,
     open_tokenizer,
     tokenize,
+    write_json,
 )
 from .graphs import save_image_graph, save_text_graph
 from .head import Encoder, ImageHead, Shape, TextHead
@@ -122,11 +123,6 @@ def compare(image: Encoder, text: Encoder, out: Path) -> tuple[Floats, Floats]:
     reference = text(*(torch.from_numpy(value) for value in words.values()))[0].numpy()
     print(f"text: least cosine to float32 {least_cosine(texts, reference):.6f}")
     return pictures, texts
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write one JSON document, indented, with a final newline."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_manifest(out: Path) -> None:

@@ -16,8 +16,7 @@ from mmsearch.rerank.cross_attention import MATCH, PICTURE
 from mmsearch.training.rerank.export import export_matcher
 from mmsearch.training.rerank.matcher import Matcher, Shape
 
-from ..compact.common import open_session
-from ..compact.export import write_json
+from ..compact.common import open_session, write_json
 from ..compact.surgery import finish, fold, shrink
 
 
