@@ -96,14 +96,15 @@ class Source:
         self._wrong_of = np.cumsum([text is not None for text in wrong]) - 1
         self._wrong_of[[text is None for text in wrong]] = -1
         self._wrong = TextTokens(encoder, [text for text in wrong if text is not None], folder)
-        self._settings, self._mirror = settings, None
+        self._settings = settings
 
     def draw(self, which: NDArray[np.int64], rng: np.random.Generator) -> Pairs:
         """Return pictures with a text of each, and wrong texts of some."""
         settings = self._settings
-        boxed = rng.random(len(which)) < 0.5
-        pictures = np.where(boxed[:, None, None], self._views[1](which), self._views[0](which))
-        pictures = mirrored(pictures, rng.random(len(which)) < 0.5)
+        view = rng.integers(0, len(self._views), len(which))
+        order = np.argsort(view, kind="stable")
+        seen = [self._views[number](which[view == number]) for number in np.unique(view)]
+        pictures = mirrored(np.concatenate(seen)[np.argsort(order)], rng.random(len(which)) < 0.5)
         captions = self._first[which] + rng.integers(0, self._count[which])
         short = rng.random(len(which)) < settings.phrase_share
         words, mask = self._texts(captions, short, rng)
