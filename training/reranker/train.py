@@ -22,7 +22,7 @@ from mmsearch.corpora.records import CorpusOptions
 from mmsearch.encoders.compact import CompactEncoder, load
 from mmsearch.evaluation.embed import EmbeddedSet, embed_set
 from mmsearch.training.corpus import read_captioned
-from mmsearch.training.rerank.feed import Feed
+from mmsearch.training.rerank.feed import Feed, Said
 from mmsearch.training.rerank.learner import Learner, shape_of
 from mmsearch.training.rerank.recipe import MatchRecipe, Pairs
 from mmsearch.training.rerank.tokens import PictureTokens, TextTokens, TokenSet, read_tokens
@@ -42,9 +42,9 @@ LEAST_AREA, MOST_STRETCH = 0.5, 0.2  # of a random box
 class Settings(MatchRecipe):
     """One run: the recipe of `mmsearch train --reranker`, and what only this one does."""
 
-    epochs: int = 8
+    epochs: int = 6
     phrase_share: float = 0.1
-    swap_share: float = 0.5
+    swap_share: float = 0.25
     seed: int = 1
 
 
@@ -91,6 +91,10 @@ class Source:
         number = {phrase: place for place, phrase in enumerate(unique)}
         self._phrases = TextTokens(encoder, unique, folder)
         self._phrases_of = [np.array([number[phrase] for phrase in some], np.int64) for some in said]
+        spoken = [(text, owner) for some, owner in zip(said, owners.tolist(), strict=True) for text in some]
+        everything = [*embedded.data.captions, *unique, *(text for text, _ in spoken)]
+        nobody = np.full(len(unique), count)  # phrases by number, behind the captions
+        self._said = Said(everything, np.concatenate([owners, nobody, [owner for _, owner in spoken]]), count + 1)
         rng = np.random.default_rng(settings.seed)
         wrong = [swapped(caption, rng) for caption in embedded.data.captions]
         self._wrong_of = np.cumsum([text is not None for text in wrong]) - 1
@@ -107,25 +111,29 @@ class Source:
         pictures = mirrored(np.concatenate(seen)[np.argsort(order)], rng.random(len(which)) < 0.5)
         captions = self._first[which] + rng.integers(0, self._count[which])
         short = rng.random(len(which)) < settings.phrase_share
-        words, mask = self._texts(captions, short, rng)
+        words, mask, texts = self._texts(captions, short, rng)
+        also = self._said.also(which, texts)
         has = ~short & (self._wrong_of[captions] >= 0) & (rng.random(len(which)) < settings.swap_share)
         if not has.any():
-            return Pairs(pictures, words, mask)
-        return Pairs(pictures, words, mask, *self._wrong(self._wrong_of[captions[has]]), np.flatnonzero(has))
+            return Pairs(pictures, words, mask, also)
+        return Pairs(pictures, words, mask, also, *self._wrong(self._wrong_of[captions[has]]), np.flatnonzero(has))
 
     def _texts(
         self, captions: NDArray[np.int64], short: NDArray[np.bool_], rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the tokens of captions, or of a phrase in those that are to be short."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+        """Return the tokens of captions, or of a phrase in those that are to be short, and the texts by number."""
         words, mask = self._captions(captions)
+        texts = captions.copy()
         for row in np.flatnonzero(short):
             some = self._phrases_of[captions[row]]
             if len(some):
-                phrase, real = self._phrases(some[rng.integers(0, len(some), 1)])
+                chosen = some[rng.integers(0, len(some), 1)]
+                texts[row] = len(self._phrases_of) + chosen[0]
+                phrase, real = self._phrases(chosen)
                 length = min(phrase.shape[1], words.shape[1])
                 words[row], mask[row] = 0.0, 0.0
                 words[row, :length], mask[row, :length] = phrase[0, :length], real[0, :length]
-        return words, mask
+        return words, mask, texts
 
 
 def mirrored(tokens: NDArray[np.float32], which: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from mmsearch.training.rerank.recipe import MatchRecipe, Pairs
 from mmsearch.training.rerank.tokens import TokenSet
-from mmsearch.types import Float32, Int64
+from mmsearch.types import Float32, Int64, Mask
 
 _NEAR = 3
 """A group is drawn among so many times as many nearest pictures as it has."""
@@ -25,36 +26,69 @@ class Feed:
         self._rows, self._kinds, self._draw, self._recipe = rows, kinds, draw, recipe
 
     def steps(self) -> int:
-        """Return how many steps an epoch has at least."""
+        """Return how many steps an epoch has at most; what makes no whole one more is left for another epoch."""
         sizes = np.bincount(self._kinds)
         whole = sum(int(size) // self._recipe.group for size in sizes)
         return max(1, whole // self._recipe.groups)
 
     def epoch(self, number: int) -> Iterator[tuple[Sequence[Pairs], np.random.Generator]]:
-        """Yield what each step learns from, and what it draws with."""
+        """Yield what each step learns from, and what it draws with. The next one is read meanwhile."""
         recipe = self._recipe
-        rng = np.random.default_rng((recipe.seed, number))
+        seed = (recipe.seed, number)
+        rng = np.random.default_rng(seed)
         groups: list[Int64] = []
         for kind in np.unique(self._kinds):
             some = np.flatnonzero(self._kinds == kind)
             found = look_alikes(self._rows[some], among=recipe.among, group=recipe.group, rng=rng)
             groups.extend(some[group] for group in found)
         order = rng.permutation(len(groups))
-        for start in range(0, len(order), recipe.groups):
-            chosen = [groups[i] for i in order[start : start + recipe.groups]]
-            parts = [chosen[i : i + recipe.at_once] for i in range(0, len(chosen), recipe.at_once)]
-            yield [self._draw(np.concatenate(part), rng) for part in parts], rng
+        steps = [
+            ([groups[i] for i in order[start : start + recipe.groups]], np.random.default_rng((*seed, start)))
+            for start in range(0, min(len(order), self.steps() * recipe.groups), recipe.groups)
+        ]
+        with ThreadPoolExecutor(1, thread_name_prefix="mmsearch-draw") as pool:
+            ahead = [pool.submit(self._drawn, *step) for step in steps[:1]]
+            for number, (_, drawn) in enumerate(steps):
+                parts = ahead.pop().result()
+                ahead = [pool.submit(self._drawn, *step) for step in steps[number + 1 : number + 2]]
+                yield parts, drawn
+
+    def _drawn(self, groups: Sequence[Int64], rng: np.random.Generator) -> list[Pairs]:
+        """Return what a step learns from, by parts of `at_once` groups."""
+        size = self._recipe.at_once
+        return [self._draw(np.concatenate(groups[i : i + size]), rng) for i in range(0, len(groups), size)]
+
+
+class Said:
+    """What is said of pictures: a text that is said of two of them is no negative for either."""
+
+    def __init__(self, texts: Sequence[str], owners: Int64, pictures: int) -> None:
+        """`owners` (texts,) are the pictures of the texts."""
+        plain = [" ".join(text.casefold().split()).rstrip(" .") for text in texts]
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(plain))}
+        self._numbers = [numbers[text] for text in plain]
+        self._of: list[set[int]] = [set() for _ in range(pictures)]
+        for number, owner in zip(self._numbers, owners.tolist(), strict=True):
+            self._of[owner].add(number)
+
+    def also(self, pictures: Int64, texts: Int64) -> Mask:
+        """Return where text i (n,) is said of picture j (n,) as well, i ≠ j, (n, n)."""
+        shown = [self._of[picture] for picture in pictures.tolist()]
+        found = np.array([[self._numbers[text] in some for some in shown] for text in texts.tolist()], dtype=np.bool_)
+        np.fill_diagonal(found, False)
+        return found
 
 
 def captions_of(tokens: TokenSet) -> Draw:
     """Return what draws a caption of each picture."""
-    owners = tokens.embedded.data.owners
+    data = tokens.embedded.data
+    owners, said = data.owners, Said(data.captions, data.owners, len(tokens.embedded.images))
     counts = np.bincount(owners, minlength=len(tokens.embedded.images))
     starts = np.cumsum(counts) - counts
 
     def draw(which: Int64, rng: np.random.Generator) -> Pairs:
-        words, mask = tokens.words(starts[which] + rng.integers(0, counts[which]))
-        return Pairs(tokens.pictures(which), words, mask)
+        captions = starts[which] + rng.integers(0, counts[which])
+        return Pairs(tokens.pictures(which), *tokens.words(captions), said.also(which, captions))
 
     return draw
 

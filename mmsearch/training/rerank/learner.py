@@ -98,14 +98,18 @@ class Learner:
         }
 
     def _loss(self, part: Pairs, kept: Tensor) -> Tensor:
-        size = self.recipe.group
+        size, longest = self.recipe.group, self.recipe.longest
         count = len(part.pictures) // size
         with torch.autocast("cpu", torch.bfloat16):
             images = self.matcher.picture_states(torch.from_numpy(part.pictures))
-            texts = self.matcher.text_states(torch.from_numpy(part.words))
-            grouped = (some.unflatten(0, (count, size)) for some in (images, texts, torch.from_numpy(part.mask)))
+            texts = self.matcher.text_states(torch.from_numpy(part.words[:, :longest]))
+            mask = torch.from_numpy(part.mask[:, :longest])
+            grouped = (some.unflatten(0, (count, size)) for some in (images, texts, mask))
             scores = self.matcher(*grouped, kept=kept).float()  # (g, texts, pictures)
             wrong = self._wrong(part, images, kept)
+        if part.also is not None:
+            also = torch.from_numpy(part.also).view(count, size, count, size)
+            scores = scores.masked_fill(also[torch.arange(count), :, torch.arange(count)], -torch.inf)
         target = torch.arange(size).expand(count, size).flatten()
         by_picture = torch.cat([scores.transpose(1, 2).flatten(0, 1), wrong], dim=1)
         return (self._entropy(scores.flatten(0, 1), target) + self._entropy(by_picture, target)) / 2
@@ -116,7 +120,9 @@ class Learner:
         What stands behind the group, a caption with two words exchanged, is not even a little right.
         """
         own = logits.gather(1, target[:, None])[:, 0]
-        others = logits[:, : self.recipe.group].mean(1)
+        group = logits[:, : self.recipe.group]
+        known = group > -torch.inf
+        others = torch.where(known, group, 0.0).sum(1) / known.sum(1)
         smoothing = self.recipe.smoothing
         return (logits.logsumexp(1) - (1.0 - smoothing) * own - smoothing * others).mean()
 
@@ -125,7 +131,8 @@ class Learner:
         if part.wrong is None or part.wrong_mask is None or part.wrong_of is None or not len(part.wrong_of):
             return images.new_zeros((len(images), 0), dtype=torch.float32)
         of = torch.from_numpy(part.wrong_of)
-        texts, mask = self.matcher.text_states(torch.from_numpy(part.wrong)), torch.from_numpy(part.wrong_mask)
+        texts = self.matcher.text_states(torch.from_numpy(part.wrong[:, : self.recipe.longest]))
+        mask = torch.from_numpy(part.wrong_mask[:, : self.recipe.longest])
         scores = self.matcher(images[of, None], texts[:, None], mask[:, None], kept=kept)[:, 0, 0].float()
         column = torch.full((len(images),), -torch.inf)
         return column.index_put((of,), scores)[:, None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmsearch.types import Float32, Int64
+from mmsearch.types import Float32, Int64, Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +12,8 @@ class MatchRecipe:
     """How a matcher is learned.
 
     A step takes `groups` groups of `group` pictures that the first stage holds for alike `among` so many, `at_once`
-    groups at a time; `kept` is the share of the patches that words see in a step.
+    groups at a time. `kept` is the share of the patches that words see in a step, `longest` how many tokens of a text
+    are read while learning.
     """
 
     epochs: int = 10
@@ -22,9 +23,10 @@ class MatchRecipe:
     among: int = 1500
     rate: float = 5e-4
     decay: float = 0.05
-    dropout: float = 0.1
+    dropout: float = 0.0
     smoothing: float = 0.05
     kept: float = 0.75
+    longest: int = 20
     average: float = 0.99
     width: int = 192
     layers: int = 2
@@ -35,13 +37,14 @@ class MatchRecipe:
 class Pairs:
     """Pictures and a text of each: tokens (n, p, width), (n, t, width), mask (n, t).
 
-    `wrong` are texts that are like a picture's own and yet not of it, (m, t, width) and their mask, `wrong_of` (m,) the
-    number of that picture.
+    `also` (n, n) is True where text i fits picture j too, i ≠ j: no negative. `wrong` are texts that are like a
+    picture's own and yet not of it, (m, t, width) and their mask, `wrong_of` (m,) the number of that picture.
     """
 
     pictures: Float32
     words: Float32
     mask: Float32
+    also: Mask | None = None
     wrong: Float32 | None = None
     wrong_mask: Float32 | None = None
     wrong_of: Int64 | None = None
