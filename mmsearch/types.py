@@ -153,7 +153,8 @@ class ExplainingReranker(Reranker, Protocol):
     def attention(self, text: str, states: Float32) -> tuple[tuple[str, ...], Float32]:
         """Return the words of a text, and for each the share (words, rows, columns) of its attention by patch.
 
-        `states` (1, patches, width) is of one picture; the shares of a word add up to one.
+        `states` (1, patches, width) is of one picture; the shares of a word add up to one. Raise UnknownReranker where
+        the encoder behind it does not tell words.
         """
 
 

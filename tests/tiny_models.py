@@ -206,7 +206,7 @@ def _make_text_config(folder: Path) -> None:
 def make_blip(folder: Path, *, seed: int = 0) -> Path:
     """Write a tiny BLIP model for image-text matching with random weights, and return its folder."""
     import torch
-    from transformers import BertTokenizerFast, BlipConfig, BlipForImageTextRetrieval
+    from transformers import BertTokenizerFast, BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, BlipProcessor
 
     folder.mkdir(parents=True, exist_ok=True)
     words = [
@@ -241,9 +241,9 @@ def make_blip(folder: Path, *, seed: int = 0) -> Path:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
-    prepared = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD, "size": {"height": 48, "width": 48}}
-    (folder / "preprocessor_config.json").write_text(json.dumps(prepared))
+    tokenizer = BertTokenizerFast(vocab_file=str(folder / "vocab.txt"))
+    images = BlipImageProcessor(size={"height": 48, "width": 48}, image_mean=CLIP_MEAN, image_std=CLIP_STD)
+    BlipProcessor(images, tokenizer).save_pretrained(folder)
     return folder
 
 

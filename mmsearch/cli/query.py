@@ -163,7 +163,7 @@ def _open(
         opened = Collection.open(layout.root)
         if opened.spec != spec:  # a move to another encoder was killed before the manifest told of it
             loading = pool.submit(_loaded_encoder, layout.root, opened.spec, encoder, device, query)
-        return SearchEngine(opened, loading.result(), reranker=reranker or DEFAULT_RERANKER)
+        return SearchEngine(opened, loading.result(), device=device, reranker=reranker or DEFAULT_RERANKER)
 
 
 def _loaded_encoder(

@@ -75,7 +75,7 @@ def train(
             "--epochs",
             metavar="N",
             min=1,
-            help="Epochs at most. [default: 10 to 100, by size; a reranker: 10]",
+            help="Epochs at most. [default: 10 to 100, by size; a reranker: 6 to 40]",
             show_default=False,
         ),
     ] = None,
@@ -85,7 +85,7 @@ def train(
             "--batch",
             metavar="N",
             min=16,
-            help="Pictures a step. [default: 256; a reranker: 96]",
+            help="Pictures a step. [default: 256; a reranker, in eights: 32 or 96, by size]",
             show_default=False,
         ),
     ] = None,
@@ -97,25 +97,26 @@ def train(
     """Tune an encoder on your own captions: a new encoder tuned:NAME, when it is better on what was held out.
 
     With --reranker: make a reranker for it, which looks at the first hits of a search again. The encoder stays as it
-    is. Exit status 1 when it did not help, and nothing was written. Vectors are kept: run it again after an
-    interruption, or with other settings.
+    is. Exit status 1 when it did not help, and nothing was written. Vectors are kept, and what was read for a reranker
+    until one is written: run it again after an interruption, or with other settings.
     """
     from mmsearch.training import MatchRecipe, Recipe, train_reranker, tune
 
     gc.enable()
-    run: Callable[..., Report]
-    if reranker:
-        matching = MatchRecipe(seed=seed)
-        batch, epochs = batch or matching.group * matching.groups, epochs or matching.epochs
-        run = partial(train_reranker, recipe=replace(matching, epochs=epochs, groups=batch // matching.group))
-    else:
-        tuning = Recipe(epochs=epochs, seed=seed)
-        run = partial(tune, recipe=replace(tuning, batch=batch or tuning.batch))
     options = corpus_options(images=images, split=split, image_column=image_column, caption_column=caption_column)
+    run: Callable[..., Report]
     with ExitStack() as stack:
-        embedding, learning = show_progress(
-            stack, embedding="embedded", learning="steps learned" if reranker else "epochs"
-        )
+        if reranker:
+            embedding, reading, learning, judging = show_progress(
+                stack, embedding="embedded", reading="read", learning="steps learned", judging="queries judged"
+            )
+            matching = MatchRecipe(seed=seed, epochs=epochs or 0)
+            matching = replace(matching, groups=(batch or 0) // matching.group)
+            run = partial(train_reranker, recipe=matching, reading=reading, judging=judging)
+        else:
+            embedding, learning = show_progress(stack, embedding="embedded", learning="epochs")
+            tuning = Recipe(seed=seed, epochs=epochs)
+            run = partial(tune, recipe=replace(tuning, batch=batch or tuning.batch))
         report: Report = run(
             corpora,
             name,

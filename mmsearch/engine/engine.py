@@ -316,7 +316,9 @@ class SearchEngine:
         encoder = self.encoder
         with self._lock:
             if self._second_look is None:
-                self._second_look = SecondLook(self.collection, load_reranker(self._reranker_uri, encoder))
+                self._second_look = SecondLook(
+                    self.collection, load_reranker(self._reranker_uri, encoder, device=self._device)
+                )
             return self._second_look
 
     def _encode_all(self, queries: Sequence[Query]) -> tuple[Float32, list[tuple[str, ...]]]:

@@ -21,8 +21,8 @@ from mmsearch.images import decode
 from mmsearch.types import Float32, Neighbors, Reranker, UInt8
 
 _AT_ONCE = 16
-_HELD = 20_000
-"""Pictures whose states are held in memory, 16 kB each."""
+_HELD_BYTES = 500_000_000
+"""Of the states of pictures, packed, in memory."""
 
 
 class RerankedSystem:
@@ -99,7 +99,8 @@ class RerankedSystem:
     def _states_of(self, places: Sequence[str]) -> Float32:
         """Return the states (n, patches, width) of pictures, from memory where they are."""
         missing = [place for place in dict.fromkeys(places) if place not in self._states]
-        if missing and len(self._states) + len(missing) > _HELD:
+        each = next(iter(self._states.values())).nbytes if self._states else 0
+        if missing and (len(self._states) + len(missing)) * each > _HELD_BYTES:
             self._states.clear()
             missing = list(dict.fromkeys(places))
         with ThreadPoolExecutor(Settings.from_environment().threads) as pool:

@@ -218,9 +218,9 @@ def evaluate(
     `dataset` is a corpus file (see `mmsearch.corpora`; None: the captions of the collection itself), of which the first
     `limit` pictures are taken. Without `collection` the encoder alone is evaluated; with it, `encoder` is needed only
     where the weights of its own have moved. Vectors are kept below the home folder by the encoder's fingerprint unless
-    `cache` is False. With `rerank`, the URI of a reranker ("auto": the one that ships), the first `candidates` answers
-    are looked at again, text→image and image→text. Raise SourceError, EvaluationError and the errors of `load_encoder`,
-    `load_reranker` and `mmsearch.open`.
+    `cache` is False. With `rerank`, the URI of a reranker ("auto": the one for the encoder), the first `candidates`
+    answers are looked at again, text→image and image→text. Raise SourceError, EvaluationError and the errors of
+    `load_encoder`, `load_reranker` and `mmsearch.open`.
     """
     started = time.perf_counter()
     settings = Settings.from_environment()
@@ -237,7 +237,8 @@ def evaluate(
         embedded = embed_set(engine, data, cache=place, progress=progress)
         alone: System = EncoderSystem(engine.spec.uri, embedded, directions)
         if rerank is not None:
-            alone = RerankedSystem(alone, load_reranker(rerank, engine), candidates=candidates, progress=reranking)
+            reranker = load_reranker(rerank, engine, device=device)
+            alone = RerankedSystem(alone, reranker, candidates=candidates, progress=reranking)
         return Evaluation(alone, seconds=time.perf_counter() - started)
     own = load_encoder(encoder, device=device) if isinstance(encoder, str) else encoder  # where its weights are now
     searching = SearchEngine(Collection.open(settings.collection_path(collection)), own, device=device)
@@ -249,7 +250,7 @@ def evaluate(
         )
         system: System = CollectionSystem(searching, data, directions, cache=place, progress=progress)
         if rerank is not None:
-            reranker = load_reranker(rerank, searching.encoder)
+            reranker = load_reranker(rerank, searching.encoder, device=device)
             system = RerankedSystem(system, reranker, candidates=candidates, progress=reranking)
         return Evaluation(system, seconds=time.perf_counter() - started)
     except BaseException:

@@ -1,6 +1,6 @@
 """Rerankers by URI: `load_reranker("auto", encoder)`.
 
-"auto" is the one for the encoder: one's own, made by `mmsearch train --reranker`, before the one that ships. A URI is
+"auto" is the one that ships for the encoder, else the newest of one's own (`mmsearch train --reranker`). A URI is
 `SCHEME` or `SCHEME:REST`. Packages outside mmsearch add a scheme with an entry point in the group "mmsearch.rerankers":
 its name is the scheme, its object a function that takes REST (a str, perhaps empty) and the collection's encoder, and
 returns an object that keeps the `Reranker` protocol of `mmsearch.types`.
@@ -8,7 +8,6 @@ returns an object that keeps the `Reranker` protocol of `mmsearch.types`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 
 from mmsearch.errors import UnknownReranker
@@ -19,17 +18,18 @@ DEFAULT_RERANKER = "auto"
 ENTRY_POINT_GROUP = "mmsearch.rerankers"
 _BUILT_IN = {"cross_attention": "mmsearch.rerank.cross_attention", "blip": "mmsearch.rerank.blip"}
 
-Loader = Callable[[str, Encoder], Reranker]
 
+def load_reranker(uri: str, encoder: Encoder, *, device: str | None = None) -> Reranker:
+    """Return the reranker that `uri` names, beside an encoder; raise UnknownReranker or WeightsUnavailable.
 
-def load_reranker(uri: str, encoder: Encoder) -> Reranker:
-    """Return the reranker that `uri` names, beside an encoder; raise UnknownReranker or WeightsUnavailable."""
+    `device` is where one that can choose runs, as `load_encoder` takes it; BLIP also raises MissingExtra, DeviceError.
+    """
     scheme, _, rest = uri.partition(":")
     if scheme == DEFAULT_RERANKER:
         scheme = "cross_attention"
     if scheme in _BUILT_IN:
-        loader: Loader = import_module(_BUILT_IN[scheme]).load
-        return loader(rest, encoder)
+        built: Reranker = import_module(_BUILT_IN[scheme]).load(rest, encoder, device)
+        return built
     outside = plugins(ENTRY_POINT_GROUP)
     if scheme not in outside:
         known = ", ".join(sorted({DEFAULT_RERANKER, *_BUILT_IN, *outside}))

@@ -1,8 +1,9 @@
 """BlipReranker: the image–text matching head of a BLIP model, from local weights, through transformers. Needs [blip].
 
-`blip:PATH` names the folder of a `BlipForImageTextRetrieval` as `save_pretrained` and the hub have it: config.json,
-weights, tokenizer, preprocessor_config.json (BLIP, Li et al. 2022, arXiv 2201.12086). It reads pictures itself, so that
-it goes with any encoder. Slower than `cross_attention` by far; on a GPU where torch sees one.
+`blip:PATH` names the folder of a `BlipForImageTextRetrieval` and its processor as `save_pretrained` and the hub have
+them: config.json, weights, tokenizer, preprocessor_config.json or processor_config.json (BLIP, Li et al. 2022, arXiv
+2201.12086). It reads pictures itself, so that it goes with any encoder. Slower than `cross_attention` by far; on a GPU
+where torch sees one.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ from mmsearch.runtime.threads import set_torch_threads
 from mmsearch.types import Encoder, Float32, RerankerSpec, UInt8
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
 _WEIGHT = 0.05
 """A matching score is a logarithm of odds, mostly between −10 and 10: it decides, and cosines part those that tie."""
 
-_KEPT_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json", "vocab.txt", "*.safetensors", "*.bin")
+_SMALL_FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json", "vocab.txt")
 _INSTALL = 'This reranker needs torch and transformers: pip install "mmsearch[cpu,blip]".'
 
 
-def load(rest: str, _encoder: Encoder) -> BlipReranker:
-    """Return the reranker of a folder; raise UnknownReranker, WeightsUnavailable, MissingExtra or DeviceError."""
+def load(rest: str, _encoder: Encoder, device: str | None = None) -> BlipReranker:
+    """Return the reranker of a folder on a torch device (None: $MMSEARCH_DEVICE).
+
+    Raise UnknownReranker, WeightsUnavailable, MissingExtra or DeviceError.
+    """
     folder = plain_path(rest)
     if not rest or not (folder / "config.json").is_file():
         raise UnknownReranker(
@@ -54,7 +57,7 @@ def load(rest: str, _encoder: Encoder) -> BlipReranker:
             f"{folder} holds a {made_for[0] if made_for else 'model of an unknown kind'}: a BLIP model for image–text"
             " matching (BlipForImageTextRetrieval) is needed, such as blip-itm-base-coco."
         )
-    return BlipReranker(folder, _transformers(), device=find_devices(Settings.from_environment().device)[0])
+    return BlipReranker(folder, _transformers(), device=find_devices(device or Settings.from_environment().device)[0])
 
 
 class BlipReranker:
@@ -64,21 +67,21 @@ class BlipReranker:
         """Read the model in `folder`, and put it on a torch device; raise WeightsUnavailable."""
         self._torch = require_torch()
         try:
-            model = transformers.BlipForImageTextRetrieval.from_pretrained(folder, local_files_only=True)
+            model = transformers.BlipForImageTextRetrieval.from_pretrained(folder, local_files_only=True).float()
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            prepared: dict[str, Any] = json.loads((folder / "preprocessor_config.json").read_bytes())
+            prepared = _preparation(folder)
+            mean, std = ([float(number) for number in prepared[name]] for name in ("image_mean", "image_std"))
         except Exception as error:  # what transformers, safetensors and json raise has no common root
             raise WeightsUnavailable(
-                f"The BLIP model in {folder} cannot be loaded ({error}): fetch it again, weights, tokenizer and"
-                " preprocessor_config.json."
+                f"The BLIP model in {folder} cannot be loaded ({error}): fetch it again, weights, tokenizer and the"
+                " configuration of its processor."
             ) from error
         self._worker = TorchWorker(device)
         self._model = model.eval().to(self._worker.device)
         self._size = int(model.config.vision_config.image_size)
         self._longest = int(model.config.text_config.max_position_embeddings)
         self._mean, self._std = (
-            self._torch.tensor(prepared[name], device=self._worker.device).reshape(1, 3, 1, 1)
-            for name in ("image_mean", "image_std")
+            self._torch.tensor(values, device=self._worker.device).reshape(1, 3, 1, 1) for values in (mean, std)
         )
         self._threads = Settings.from_environment().threads
         self._spec = RerankerSpec(f"blip:{folder}", _fingerprint(folder), _WEIGHT)
@@ -104,9 +107,8 @@ class BlipReranker:
         """Return the patches (n, 1 + patches, width) of prepared pictures (n, 3, S, S), the class token first."""
         set_torch_threads(self._torch, threads=self._threads)
 
-        def run(x: torch.Tensor) -> torch.Tensor:
-            rows: torch.Tensor = self._model.vision_model((x.float() / 255.0 - self._mean) / self._std)[0]
-            return rows
+        def run(x: Any) -> Any:
+            return self._model.vision_model((x.float() / 255.0 - self._mean) / self._std)[0]
 
         return self._worker.run(run, pixels, batch=self._worker.image_batch)
 
@@ -126,7 +128,7 @@ class BlipReranker:
         )
         shown = np.broadcast_to(states, (count, *states.shape[1:]))
 
-        def run(rows: torch.Tensor) -> torch.Tensor:
+        def run(rows: Any) -> Any:
             chosen = rows.cpu().numpy()
             told, real, seen = (
                 self._torch.from_numpy(np.ascontiguousarray(part[chosen])).to(self._worker.device)
@@ -139,10 +141,20 @@ class BlipReranker:
                 encoder_hidden_states=seen,
                 encoder_attention_mask=self._torch.ones(seen.shape[:2], dtype=self._torch.long, device=seen.device),
             )[0]
-            logits: torch.Tensor = self._model.itm_head(read[:, 0])
+            logits = self._model.itm_head(read[:, 0])
             return logits[:, 1] - logits[:, 0]
 
         return self._worker.run(run, np.arange(count), batch=self._worker.image_batch)
+
+
+def _preparation(folder: Path) -> dict[str, Any]:
+    """Return how pictures are prepared; since transformers 5 it stands in the configuration of the whole processor."""
+    path = folder / "preprocessor_config.json"
+    if path.is_file():
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    else:
+        found = json.loads((folder / "processor_config.json").read_bytes())["image_processor"]
+    return found
 
 
 def _transformers() -> ModuleType:
@@ -154,9 +166,10 @@ def _transformers() -> ModuleType:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Return the SHA-256 of the files of a model, by name."""
+    """Return the SHA-256 of the files of a model, by name; of its weights those that transformers takes."""
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in _KEPT_FILES for path in folder.glob(pattern)}):
+    for path in [*(folder / name for name in _SMALL_FILES if (folder / name).is_file()), *weights]:
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,26 +34,21 @@ if TYPE_CHECKING:
 SCHEME = "cross_attention"
 WEIGHTS = Path(__file__).parent / "weights"
 PICTURE, MATCH = "picture.onnx", "match.onnx"
+FORMAT = 1
 _MANIFEST = "manifest.json"
 _PAIRS = 25
 _PICTURES = 16
 
+_log = logging.getLogger(__name__)
 
-def load(name: str, encoder: Encoder) -> CrossAttentionReranker:
-    """Return the reranker of a name, or with "" one for the encoder: a person's own before the one that ships.
 
-    Raise UnknownReranker where there is none or it was made for another encoder, WeightsUnavailable.
+def load(name: str, encoder: Encoder, _device: str | None = None) -> CrossAttentionReranker:
+    """Return the reranker of a name, or with "" one for the encoder: the one that ships before a person's own.
+
+    Of one's own the newest of those that were found to help is taken. Raise UnknownReranker where there is none or it
+    was made for another encoder, WeightsUnavailable for one that was named and is damaged.
     """
-    own = Settings.from_environment().home / "rerankers"
-    if name:
-        folders = [WEIGHTS / name, Settings.from_environment().reranker_path(name)]
-        if not any((folder / _MANIFEST).is_file() for folder in folders):
-            raise UnknownReranker(f"There is no reranker '{SCHEME}:{name}': leave the name out.")
-    else:
-        folders = [path.parent for place in (own, WEIGHTS) for path in sorted(place.glob(f"[!.]*/{_MANIFEST}"))]
-    for folder in folders:
-        if not (folder / _MANIFEST).is_file():
-            continue
+    for folder in _named(name) if name else _helpful():
         manifest = _read_manifest(folder)
         if manifest["encoder"]["fingerprint"] == encoder.spec.fingerprint and isinstance(encoder, TokenEncoder):
             return CrossAttentionReranker(encoder, folder)
@@ -62,6 +58,38 @@ def load(name: str, encoder: Encoder) -> CrossAttentionReranker:
         f" {make if isinstance(encoder, TokenEncoder) else ''}or move the collection to the encoder that ships with"
         " 'mmsearch index --reembed'."
     )
+
+
+def _named(name: str) -> list[Path]:
+    """Return the folder of a reranker by its name; raise UnknownReranker, which tells those that there are."""
+    for folder in (WEIGHTS / name, Settings.from_environment().reranker_path(name)):
+        if (folder / _MANIFEST).is_file():
+            return [folder]
+    known = ", ".join(f"{SCHEME}:{folder.name}" for folder in (*_in(WEIGHTS), *_in(_home())))
+    raise UnknownReranker(f"There is no reranker '{SCHEME}:{name}': there are {known or 'none'}.")
+
+
+def _helpful() -> list[Path]:
+    """Return the folders of rerankers that may be taken unasked, the ones that ship first, then the newest."""
+    own = []
+    for folder in _in(_home()):
+        try:
+            manifest = _read_manifest(folder)
+        except WeightsUnavailable as error:
+            _log.warning("%s", error)
+            continue
+        if manifest.get("helped"):
+            own.append(((folder / _MANIFEST).stat().st_mtime_ns, folder))
+    return [*_in(WEIGHTS), *(folder for _, folder in sorted(own, reverse=True))]
+
+
+def _home() -> Path:
+    return Settings.from_environment().home / "rerankers"
+
+
+def _in(place: Path) -> list[Path]:
+    """Return the folders of rerankers in a place, by name; those that begin with a dot are being written."""
+    return [path.parent for path in sorted(place.glob(f"[!.]*/{_MANIFEST}"))]
 
 
 class CrossAttentionReranker:
@@ -180,8 +208,16 @@ def _joined(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Return what the manifest in a folder says; raise WeightsUnavailable for none that this version understands."""
+    path = folder / _MANIFEST
+    advice = "install mmsearch again" if folder.parent == WEIGHTS else "restore it, or make it again with --force"
     try:
-        content: dict[str, Any] = json.loads((folder / _MANIFEST).read_bytes())
-    except (OSError, ValueError) as error:
-        raise WeightsUnavailable(f"{folder / _MANIFEST} cannot be read ({error}): install mmsearch again.") from error
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        if content["format"] != FORMAT:
+            raise WeightsUnavailable(f"{path} is of format {content['format']}, and this mmsearch reads {FORMAT}.")
+        str(content["encoder"]["fingerprint"]), str(content["name"]), float(content["weight"])
+        for name in (PICTURE, MATCH):
+            str(content["files"][name]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsUnavailable(f"{path} cannot be read ({error}): {advice}.") from error
     return content

@@ -44,7 +44,7 @@ def check_size(data: EvalSet, held_out: EvalSet | None) -> None:
     if held_out is not None and len(held_out.pictures) < _FEWEST_HELD_OUT:
         raise TrainingError(
             f"{held_out.name} has {len(held_out.pictures):,} captioned pictures, and {_FEWEST_HELD_OUT} at least are"
-            " needed to tell whether tuning helps: name a larger corpus with --dev, or leave it out."
+            " needed to tell whether it helps: name a larger corpus with --dev, or leave it out."
         )
     _check_enough(data, len(data.pictures), FEWEST if held_out is None else _FEWEST_BESIDE_DEV)
 
@@ -62,16 +62,24 @@ def part(whole: EmbeddedSet, held_out: EmbeddedSet | None, *, seed: int) -> Part
     free = np.random.default_rng((seed, 0)).permutation(free)
     if held_out is None:
         count = _share(len(free), _HELD_OUT, _FEWEST_HELD_OUT, _MOST_HELD_OUT)
-        held_out, free = _of_groups(whole, mine, free[:count]), free[count:]
+        held_out, free = of_groups(whole, mine, free[:count]), free[count:]
     count = _share(len(free), _VALIDATION, _FEWEST_VALIDATION, _MOST_VALIDATION)
-    return Parts(_of_groups(whole, mine, free[count:]), _of_groups(whole, mine, free[:count]), held_out)
+    return Parts(of_groups(whole, mine, free[count:]), of_groups(whole, mine, free[:count]), held_out)
+
+
+def at_most(some: EmbeddedSet, count: int) -> EmbeddedSet:
+    """Return a set of so many pictures at most, evenly chosen, with their captions."""
+    if len(some.images) <= count:
+        return some
+    each = np.arange(len(some.images), dtype=np.int64)
+    return of_groups(some, each, np.linspace(0, len(each) - 1, count).astype(np.int64))
 
 
 def _check_enough(data: EvalSet, pictures: int, fewest: int) -> None:
     if pictures < fewest:
         raise TrainingError(
-            f"{data.name} has {pictures:,} different captioned pictures to learn from, and tuning needs {fewest} at"
-            " least: caption more of them."
+            f"{data.name} has {pictures:,} different captioned pictures to learn from, and {fewest} at least are"
+            " needed: caption more of them."
         )
 
 
@@ -126,7 +134,8 @@ def _copies(whole: EmbeddedSet, held_out: EmbeddedSet | None) -> Int64:
     return numbers.astype(np.int64)
 
 
-def _of_groups(whole: EmbeddedSet, groups: Int64, chosen: Int64) -> EmbeddedSet:
+def of_groups(whole: EmbeddedSet, groups: Int64, chosen: Int64) -> EmbeddedSet:
+    """Return the pictures whose group (pictures,) is among the chosen ones, with their captions."""
     others = np.flatnonzero(~np.isin(groups, chosen))
     data = replace(whole.data.without_pictures(others.tolist()), unread=())
     captions = np.isin(groups[whole.data.owners], chosen)

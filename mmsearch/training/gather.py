@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -107,12 +107,14 @@ def gather(
     device: str | None,
     options: CorpusOptions | None,
     seed: int,
+    check: Callable[[Encoder], None],
     progress: Progress,
 ) -> Gathered:
     """Return captioned pictures embedded by an encoder (default: compact), and parted by a seed.
 
-    Vectors are kept below the home folder, so that a run that was interrupted goes on. Raise TrainingError for too few
-    pictures, QueryError without a corpus, SourceError, EvaluationError, and what `load_encoder` raises.
+    `check` raises for an encoder that will not do, before anything is embedded. Vectors are kept below the home folder,
+    so that a run that was interrupted goes on. Raise TrainingError for too few pictures, QueryError without a corpus,
+    SourceError, EvaluationError, and what `load_encoder` raises.
     """
     options = options or CorpusOptions()
     paths = tuple(plain_path(path) for path in ([corpora] if isinstance(corpora, str | os.PathLike) else corpora))
@@ -124,6 +126,7 @@ def gather(
     check_size(data, judged)
     chosen = encoder or DEFAULT_ENCODER
     base = load_encoder(chosen, device=device) if isinstance(chosen, str) else chosen
+    check(base)
     cache = Settings.from_environment().home / "cache" / "training"
     whole = embed_set(base, data, cache=cache, progress=progress)
     held_out = None if judged is None else embed_set(base, judged, cache=cache, progress=progress)
@@ -131,11 +134,11 @@ def gather(
     return Gathered(base, paths, judge, part(whole, held_out, seed=seed), unread, cache)
 
 
-def recall_sentence(verdict: Verdict, counts: Counts, *, metric: str) -> str:
-    """Return how a metric went on what was held out, as the beginning of a sentence."""
+def recall_sentence(verdict: Verdict, pictures: int, *, metric: str) -> str:
+    """Return how a metric went on so many held-out pictures, as a part of a sentence."""
     recall = " and ".join(
         f"{100 * before[metric]:.1f} to {100 * after[metric]:.1f} % ({before.direction})"
         for before, after in zip(verdict.before, verdict.after, strict=True)
     )
     name = metric.replace("R@", "recall@")
-    return f"on {counts.held_out_pictures:,} held-out pictures {name} went from {recall}"
+    return f"on {pictures:,} held-out pictures {name} went from {recall}"

@@ -1,4 +1,4 @@
-"""Is a tuned head better? What early stopping goes by, and the verdict on what was held out."""
+"""Is what was learned better? What early stopping goes by, and the verdict on what was held out."""
 
 from __future__ import annotations
 

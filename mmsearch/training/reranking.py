@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +19,32 @@ from mmsearch.evaluation.embed import Progress
 from mmsearch.rerank.cross_attention import SCHEME
 from mmsearch.runtime.threads import set_torch_threads
 from mmsearch.training.card import model_card
-from mmsearch.training.gather import Corpora, PathLike, Report, gather, recall_sentence, require_training
+from mmsearch.training.corpus import at_most
+from mmsearch.training.gather import (
+    Corpora,
+    Gathered,
+    PathLike,
+    Report,
+    gather,
+    recall_sentence,
+    require_training,
+)
 from mmsearch.training.judge import DIRECTIONS, Answered, Verdict, verdict_on
 from mmsearch.training.rerank.recipe import MatchRecipe
-from mmsearch.training.rerank.tokens import TokenSet, read_tokens
+from mmsearch.training.rerank.tokens import TokenSet, read_tokens, sweep
 from mmsearch.training.store import check_free_reranker, write_reranker
 from mmsearch.types import Encoder, Float64, TokenEncoder
 
 if TYPE_CHECKING:
     from mmsearch.training.rerank.matcher import Matcher
 
-_PATIENCE = 3
-"""So many epochs without a better one, and it stops."""
+_PATIENCE = 5
+"""So many epochs without a better one, once there was a good one, and it stops."""
 
-_MOST_STEPS = 4000
-_VALIDATED, _JUDGED = 200, 1000
-"""Queries of each direction that say when to stop, and that judge."""
+_VALIDATED, _JUDGED, _MOST_HELD_OUT = 200, 1000, 5000
+"""Queries of each direction that say when to stop, and that judge; and of how many pictures."""
 
-_BEGIN = 2000
+_BEGIN, _AT_ONCE = 2000, 64
 """Pairs that the first weights are worked out from."""
 
 
@@ -75,14 +85,17 @@ def train_reranker(
     force: bool = False,
     keep: bool = False,
     progress: Progress = lambda done, total: None,
-    learning: Callable[[int, int], None] = lambda done, total: None,
+    reading: Progress = lambda done, total: None,
+    learning: Progress = lambda done, total: None,
+    judging: Progress = lambda done, total: None,
 ) -> RerankReport:
     """Return how a search with the reranker `cross_attention:NAME` compares with one by the encoder alone.
 
     The encoder (default: compact) stays as it is and must show its tokens; a matcher of pictures and texts is learned
     on the CPU, and written below the home folder only when it is better on what was held out (a tenth of the pictures,
-    or the corpus `dev`), or with `keep`. `force` replaces one of that name. What was read of pictures is kept until it
-    is done, so that a run that was interrupted goes on. `learning` is called with steps.
+    or the corpus `dev`), or with `keep`. `force` replaces one of that name. What was read of pictures is kept until
+    something was written, so that a run that was interrupted goes on. The four functions are called with how much is
+    done of how much: vectors, tokens, steps, queries.
 
     Raise TrainingError for too few pictures, QueryError for a name that is none, EncoderError for one that is taken or
     an encoder without tokens, MissingExtra without torch and onnx, SourceError, EvaluationError, and what
@@ -94,26 +107,27 @@ def train_reranker(
     set_torch_threads(torch, threads=Settings.from_environment().threads)
     recipe = recipe or MatchRecipe()
     gathered = gather(
-        corpora, encoder=encoder, dev=dev, device=device, options=options, seed=recipe.seed, progress=progress
+        corpora,
+        encoder=encoder,
+        dev=dev,
+        device=device,
+        options=options,
+        seed=recipe.seed,
+        check=_check_tokens,
+        progress=progress,
     )
-    base, folder = gathered.base, gathered.cache / "tokens"
-    if not isinstance(base, TokenEncoder):
-        raise EncoderError(f"{base.spec.uri} does not show its tokens, which a reranker reads: choose another encoder.")
-    parts = gathered.parts
-    training, validation, held_out = (
-        read_tokens(base, part, folder, progress=progress)
-        for part in (parts.training, parts.validation, parts.held_out)
-    )
-    trained = _train(training, validation, recipe, learning)
+    recipe = recipe.sized(len(gathered.parts.training.images))
+    tokens = _read(gathered, reading)
+    trained = _train(tokens[0], tokens[1], recipe, learning)
     uri = f"{SCHEME}:{name}"
-    verdict = _judge(trained, held_out, names=(base.spec.uri, uri))
+    verdict = _judge(trained, tokens[2], names=(gathered.base.spec.uri, uri), judging=judging)
     helped = trained.best > trained.start and verdict.helped
-    told = recall_sentence(verdict, gathered.counts, metric="R@1")
+    told = recall_sentence(verdict, verdict.changes[0].queries, metric="R@1")
     why = "which is worse" if verdict.gain.high < 0.0 else "no more than chance explains"
     left = "it was kept all the same" if keep else "nothing was written"
     report = RerankReport(
         uri=uri,
-        base=base.spec.uri,
+        base=gathered.base.spec.uri,
         folder=None,
         helped=helped,
         summary=f"It helped: {told}." if helped else f"It did not help: {told}, {why}; {left}.",
@@ -125,10 +139,11 @@ def train_reranker(
         verdict=verdict,
         seconds=time.perf_counter() - started,
     )
-    if report.helped or keep:
-        manifest = gathered.told(report, asdict(recipe))
-        report = replace(report, folder=_written(report, name, trained, base, manifest, force=force))
-    for some in (training, validation, held_out):
+    if not report.helped and not keep:
+        return report
+    manifest = gathered.told(report, {**asdict(recipe), "weight": report.weight})
+    report = replace(report, folder=_written(report, name, trained, gathered.base, manifest, force=force))
+    for some in tokens:
         some.forget()
     return report
 
@@ -142,9 +157,42 @@ def _require() -> Any:
     return torch
 
 
-def _train(
-    training: TokenSet, validation: TokenSet, recipe: MatchRecipe, learning: Callable[[int, int], None]
-) -> _Trained:
+def _check_tokens(encoder: Encoder) -> None:
+    """Raise EncoderError for an encoder whose tokens no matcher can read."""
+    uri = encoder.spec.uri
+    if not isinstance(encoder, TokenEncoder):
+        raise EncoderError(f"{uri} does not show its tokens, which a reranker reads: choose another encoder.")
+    size = encoder.spec.image_size
+    patches = encoder.image_tokens(np.zeros((1, 3, size, size), dtype=np.uint8)).shape[1]
+    if math.isqrt(patches) ** 2 != patches:
+        raise EncoderError(
+            f"{uri} shows {patches} patches, which are no square grid, so that no reranker can read them: choose"
+            " another encoder."
+        )
+
+
+def _read(gathered: Gathered, reading: Progress) -> tuple[TokenSet, TokenSet, TokenSet]:
+    """Return the tokens of what is learned from, of what says when to stop, and of what judges."""
+    parts, folder = gathered.parts, gathered.cache / "tokens"
+    sweep(folder)
+    sets = (parts.training, parts.validation, at_most(parts.held_out, _MOST_HELD_OUT))
+    sizes = [len(some.images) + len(some.texts) for some in sets]
+    before = 0
+    found = []
+    base = gathered.base
+    if not isinstance(base, TokenEncoder):
+        raise TypeError("it was checked")
+    for some, size in zip(sets, sizes, strict=True):
+        found.append(read_tokens(base, some, folder, progress=partial(_ahead, reading, before, sum(sizes))))
+        before += size
+    return found[0], found[1], found[2]
+
+
+def _ahead(progress: Progress, before: int, total: int, done: int) -> None:
+    progress(before + done, total)
+
+
+def _train(training: TokenSet, validation: TokenSet, recipe: MatchRecipe, learning: Progress) -> _Trained:
     from mmsearch.training.rerank import candidates
     from mmsearch.training.rerank.feed import Feed, captions_of
     from mmsearch.training.rerank.learner import Learner, shape_of
@@ -153,40 +201,42 @@ def _train(
     images = training.embedded.images
     feed = Feed(images, np.zeros(len(images), dtype=np.int64), draw, recipe)
     rng = np.random.default_rng(recipe.seed)
-    begin = draw(rng.permutation(len(images))[:_BEGIN], rng)
-    epochs = min(recipe.epochs, max(1, _MOST_STEPS // feed.steps()))
-    learner = Learner(shape_of(begin, recipe), recipe, begin, steps=epochs * feed.steps())
+    chosen = rng.permutation(len(images))[:_BEGIN]
+    blocks = (draw(chosen[start : start + _AT_ONCE], rng) for start in range(0, len(chosen), _AT_ONCE))
+    total = recipe.epochs * feed.steps()
+    learner = Learner(shape_of(draw(chosen[:1], rng), recipe), recipe, blocks, steps=total)
     asked = [candidates.find_candidates(validation, direction, most=_VALIDATED) for direction in DIRECTIONS]
     start = float(np.mean([some.gains(some.similarity, 0.0).mean() for some in asked]))
     best: _Trained | None = None
     done = 0
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, recipe.epochs + 1):
         for parts, drawn in feed.epoch(epoch):
             learner.step(parts, drawn)
             done += 1
-            learning(min(done, epochs * feed.steps()), epochs * feed.steps())
+            learning(done, total)
         matched = [candidates.match(learner.average, validation, some) for some in asked]
         weight, gain = candidates.best_weight(asked, matched)
         if best is None or gain > best.best:
             mean = float(np.mean([scores.mean() for scores in matched]))
             best = _Trained(learner.averaged(), epoch, epoch, weight, mean, start, gain)
         best = replace(best, epochs=epoch)
-        if epoch - best.epoch >= _PATIENCE:
+        if best.best > start and epoch - best.epoch >= _PATIENCE:
             break
     if best is None:
         raise ValueError("there must be an epoch at least")
     return best
 
 
-def _judge(trained: _Trained, held_out: TokenSet, *, names: tuple[str, str]) -> Verdict:
+def _judge(trained: _Trained, held_out: TokenSet, *, names: tuple[str, str], judging: Progress) -> Verdict:
     """Return how the encoder alone and with the matcher do on what was held out."""
     from mmsearch.training.rerank import candidates
 
     answered = []
     gains: list[tuple[Float64, Float64]] = []
-    for direction in DIRECTIONS:
+    for number, direction in enumerate(DIRECTIONS):
         some = candidates.find_candidates(held_out, direction, most=_JUDGED)
-        matched = candidates.match(trained.matcher, held_out, some)
+        ahead = partial(_ahead, judging, number * len(some), len(DIRECTIONS) * len(some))
+        matched = candidates.match(trained.matcher, held_out, some, progress=ahead)
         before, after = some.recalls(matched, 0.0), some.recalls(matched, trained.weight)
         count = len(held_out.embedded.images if direction is DIRECTIONS[0] else held_out.embedded.texts)
         answered.append(Answered(direction, before, after, some.pictures, count))
@@ -213,8 +263,9 @@ def _written(
         verdict=report.verdict,
         summary=report.summary,
         rest=(
-            f"The first {COUNT} answers were looked at again. What it does to other pictures:"
-            " `mmsearch eval CORPUS --rerank`."
+            f"{report.verdict.changes[0].queries:,} pictures, and the first caption of each, were asked with, and the"
+            f" first {COUNT} answers looked at again.\nWhat it does to other pictures:"
+            f" `mmsearch eval CORPUS --encoder {report.base} --reranker {report.uri}`."
         ),
     )
     graphs = export_matcher(trained.matcher, mean=trained.mean)

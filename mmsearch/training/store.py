@@ -16,6 +16,7 @@ from mmsearch.config import Settings
 from mmsearch.encoders.tuned import CARD, FORMAT, HEAD, MANIFEST, SCHEME
 from mmsearch.encoders.tuned_head import TunedHead
 from mmsearch.errors import EncoderError
+from mmsearch.rerank.cross_attention import FORMAT as RERANKER_FORMAT
 from mmsearch.rerank.cross_attention import SCHEME as RERANKER
 from mmsearch.rerank.cross_attention import WEIGHTS
 from mmsearch.types import EncoderSpec
@@ -62,6 +63,7 @@ def write_reranker(
 ) -> Path:
     """Write the folder of a reranker for an encoder and return it, as `write_encoder` does."""
     manifest = {
+        "format": RERANKER_FORMAT,
         "name": name,
         "encoder": {"uri": encoder.uri, "fingerprint": encoder.fingerprint},
         "weight": weight,

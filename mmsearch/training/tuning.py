@@ -59,9 +59,15 @@ def tune(
     check_free(name, force=force)
     torch = require_training()
     recipe = recipe or Recipe()
-    _check_base(encoder if encoder is None or isinstance(encoder, str) else encoder.spec.uri)
     gathered = gather(
-        corpora, encoder=encoder, dev=dev, device=device, options=options, seed=recipe.seed, progress=progress
+        corpora,
+        encoder=encoder,
+        dev=dev,
+        device=device,
+        options=options,
+        seed=recipe.seed,
+        check=_check_base,
+        progress=progress,
     )
     parts, base = gathered.parts, gathered.base
     fitted = fit(
@@ -93,10 +99,10 @@ def tune(
     return _written(report, name, fitted.head, gathered, recipe, force=force)
 
 
-def _check_base(uri: str | None) -> None:
-    if uri is not None and uri.startswith(f"{SCHEME}:"):
+def _check_base(encoder: Encoder) -> None:
+    if encoder.spec.uri.startswith(f"{SCHEME}:"):
         raise EncoderError(
-            f"{uri} is tuned itself: name the encoder that it was made of, and all captions, old and new."
+            f"{encoder.spec.uri} is tuned itself: name the encoder that it was made of, and all captions, old and new."
         )
 
 
@@ -106,7 +112,7 @@ def _score(some: EmbeddedSet, head: TunedHead | None) -> float:
 
 
 def _summary(verdict: Verdict, fitted: Fitted, counts: Counts, *, keep: bool) -> str:
-    told = recall_sentence(verdict, counts, metric="R@5")
+    told = recall_sentence(verdict, counts.held_out_pictures, metric="R@5")
     if not verdict.helped:
         why = "which is worse" if verdict.gain.high < 0.0 else "no more than chance explains"
     elif not fitted.helped:

@@ -15,7 +15,7 @@ from mmsearch.engine.engine import SearchEngine
 from mmsearch.errors import DeviceError, MissingExtra, UnknownReranker, WeightsUnavailable
 from mmsearch.rerank import load_reranker
 from tests.support import ToyEncoder, make_folder, picture
-from tests.tiny_models import make_blip
+from tests.tiny_models import CLIP_MEAN, CLIP_STD, make_blip
 
 pytestmark = pytest.mark.needs_clip
 
@@ -23,6 +23,12 @@ pytestmark = pytest.mark.needs_clip
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_blip(tmp_path_factory.mktemp("models") / "blip")
+
+
+def preparation(folder: Path) -> Path:
+    """Return what says how pictures are prepared, by the name that this version of transformers gives it."""
+    names = ("preprocessor_config.json", "processor_config.json")
+    return next(folder / name for name in names if (folder / name).is_file())
 
 
 def test_scores_are_those_of_transformers(folder: Path) -> None:
@@ -33,8 +39,7 @@ def test_scores_are_those_of_transformers(folder: Path) -> None:
     texts = ["a red thing", "the blue thing on the green table"]
     pixels = np.stack([reranker.prepare_image(picture(seed)) for seed in range(2)])
     scores = reranker.score(texts, reranker.picture_states(pixels))
-    prepared = json.loads((folder / "preprocessor_config.json").read_text())
-    mean, std = (np.float32(prepared[name])[None, :, None, None] for name in ("image_mean", "image_std"))
+    mean, std = (np.float32(values)[None, :, None, None] for values in (CLIP_MEAN, CLIP_STD))
     words = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         model = BlipForImageTextRetrieval.from_pretrained(folder).eval()
@@ -71,18 +76,43 @@ def test_what_is_no_blip_model_is_told(folder: Path, tmp_path: Path, monkeypatch
     (other / "config.json").write_text("{")
     with pytest.raises(WeightsUnavailable, match="cannot be read"):
         load_reranker(f"blip:{other}", toy)
-    for missing in ("preprocessor_config.json", "model.safetensors"):
+    for missing in (preparation(folder).name, "model.safetensors"):
         damaged = tmp_path / missing
         shutil.copytree(folder, damaged)
         (damaged / missing).unlink()
         with pytest.raises(WeightsUnavailable, match="cannot be loaded"):
             load_reranker(f"blip:{damaged}", toy)
+    with pytest.raises(DeviceError):
+        load_reranker(f"blip:{folder}", toy, device="cuda:7")
     monkeypatch.setenv("MMSEARCH_DEVICE", "cuda:7")
+    load_reranker(f"blip:{folder}", toy, device="cpu")
     with pytest.raises(DeviceError):
         load_reranker(f"blip:{folder}", toy)
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(MissingExtra, match=r"\[cpu,blip\]"):
         load_reranker(f"blip:{folder}", toy)
+
+
+def test_the_older_name_of_the_configuration_is_known(folder: Path, tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(folder, older)
+    content = json.loads(preparation(older).read_text())
+    preparation(older).unlink()
+    (older / "preprocessor_config.json").write_text(json.dumps(content.get("image_processor", content)))
+    pixels = np.stack([load_reranker(f"blip:{folder}", ToyEncoder()).prepare_image(picture(0))])
+    states = [load_reranker(f"blip:{place}", ToyEncoder()).picture_states(pixels) for place in (folder, older)]
+    np.testing.assert_array_equal(*states)
+
+
+def test_half_precision_is_read(folder: Path, tmp_path: Path) -> None:
+    from transformers import BlipForImageTextRetrieval
+
+    half = tmp_path / "half"
+    shutil.copytree(folder, half)
+    BlipForImageTextRetrieval.from_pretrained(folder).half().save_pretrained(half)
+    reranker = load_reranker(f"blip:{half}", ToyEncoder())
+    states = reranker.picture_states(reranker.prepare_image(picture(0))[None])
+    assert np.isfinite(reranker.score(["a red thing"], states)).all()
 
 
 def test_other_weights_are_another_reranker(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +15,15 @@ import pytest
 import mmsearch
 from mmsearch.corpora.records import CorpusOptions
 from mmsearch.encoders import load_encoder
-from mmsearch.errors import EncoderError, MissingExtra, QueryError, UnknownReranker
+from mmsearch.errors import EncoderError, MissingExtra, QueryError, UnknownReranker, WeightsUnavailable
 from mmsearch.evaluation.dataset import Direction, load_eval_set
 from mmsearch.evaluation.embed import EmbeddedSet, embed_set
 from mmsearch.rerank import load_reranker
-from mmsearch.training import MatchRecipe, reranking, train_reranker
-from mmsearch.training.rerank.feed import Feed, captions_of, look_alikes
+from mmsearch.training import MatchRecipe, train_reranker
+from mmsearch.training.rerank.feed import Feed, Said, captions_of, look_alikes
 from mmsearch.training.rerank.recipe import Pairs
-from mmsearch.training.rerank.tokens import TokenSet, read_tokens
-from mmsearch.types import TokenEncoder
+from mmsearch.training.rerank.tokens import TokenSet, read_tokens, sweep
+from mmsearch.types import Float32, Mask, TokenEncoder, UInt8
 from tests.shapes import draw_corpus
 from tests.support import ToyEncoder, random_units
 
@@ -124,7 +127,33 @@ def test_an_epoch_depends_on_its_number_alone() -> None:
     assert seen(3) == seen(3)
     assert seen(3) != seen(4)
     assert all(len({kinds[i] for i in part[:4]}) == 1 for parts in seen(3) for part in parts), "groups are of one kind"
-    assert len(seen(3)) >= Feed(rows, kinds, draw, SMALL).steps() - 1
+    assert len(seen(3)) == Feed(rows, kinds, draw, SMALL).steps() == 12
+    assert all(sum(map(len, parts)) == 16 for parts in seen(3)), "what makes no whole step is left for another epoch"
+    few = Feed(rows[:9], kinds[:9], draw, SMALL)
+    assert (few.steps(), len(list(few.epoch(0)))) == (1, 1)
+
+
+def test_a_text_that_fits_two_pictures_is_no_negative() -> None:
+    said = Said(["A dog.", "a cat", "a  DOG", "a bird"], np.array([0, 0, 1, 2]), 3)
+    also = said.also(np.array([0, 1, 2]), np.array([0, 2, 3]))
+    assert also.tolist() == [[False, True, False], [True, False, False], [False, False, False]]
+    rng = np.random.default_rng(0)
+    some = drawn(rng, 2)
+    whole = replace(some, also=~np.eye(8, dtype=np.bool_))
+    assert learner(1).step([whole], rng) == pytest.approx(0.0, abs=1e-5), (
+        "nothing is left to tell a picture's text from"
+    )
+    assert learner(1).step([some], rng) > 1.0
+
+
+def test_a_recipe_is_sized_by_the_pictures() -> None:
+    few, many, given = (
+        recipe.sized(count)
+        for recipe, count in ((MatchRecipe(), 400), (MatchRecipe(), 30_000), (MatchRecipe(epochs=3, groups=2), 400))
+    )
+    assert (few.groups, few.epochs) == (4, 33)
+    assert (many.groups, many.epochs) == (12, 6)
+    assert (given.groups, given.epochs) == (2, 3)
 
 
 # --- the matcher ----------------------------------------------------------------------------------------------------
@@ -158,10 +187,10 @@ def drawn(rng: np.random.Generator, groups: int, *, with_wrong: bool = False) ->
     return Pairs(pictures, words, mask, words[wrong][:, [2, 1, 0, 3]], mask[wrong], wrong)
 
 
-def learner(steps: int, *, seed: int = 0) -> Learner:
+def learner(steps: int, *, seed: int = 0, dropout: float = 0.0) -> Learner:
     begin = drawn(np.random.default_rng(9), 30)
-    recipe = replace(SMALL, seed=seed, kept=1.0)
-    return Learner(shape_of(begin, recipe), recipe, begin, steps=steps)
+    recipe = replace(SMALL, seed=seed, kept=1.0, dropout=dropout)
+    return Learner(shape_of(begin, recipe), recipe, [begin], steps=steps)
 
 
 def test_it_learns_what_stands_where() -> None:
@@ -179,7 +208,7 @@ def test_it_learns_what_stands_where() -> None:
     assert float((scores.argmax(2) == torch.arange(4)).float().mean()) > 0.8, "a quarter is chance"
 
 
-def test_a_run_goes_on_where_it_was_stopped() -> None:
+def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     def steps(some: Learner, first: int, last: int) -> list[float]:
         found = []
         for number in range(first, last):
@@ -187,22 +216,17 @@ def test_a_run_goes_on_where_it_was_stopped() -> None:
             found.append(some.step([drawn(rng, 2)], rng))
         return found
 
-    whole = learner(8)
+    whole = learner(8, dropout=0.1)
     steps(whole, 0, 4)
-    state = whole.state_dict()
-    kept = learner(8)
-    kept.load_state_dict(json_free_copy(state))
+    torch.save(whole.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    kept = learner(8, dropout=0.1)
+    kept.load_state_dict(state)
+    before = torch.random.get_rng_state()
     assert steps(kept, 4, 8) == pytest.approx(steps(whole, 4, 8), abs=1e-4)
-
-
-def json_free_copy(state: dict[str, object]) -> dict[str, object]:
-    import io
-
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    copied: dict[str, object] = torch.load(file, weights_only=True)
-    return copied
+    assert torch.equal(torch.random.get_rng_state(), before), "what is drawn elsewhere is left alone"
+    with pytest.raises(ValueError, match="has 8 steps, and this one 9"):
+        learner(9).load_state_dict(state)
 
 
 def test_a_pair_scores_the_same_in_every_company() -> None:
@@ -249,16 +273,10 @@ def test_tokens_narrower_than_the_matcher_are_read() -> None:
     begin = drawn(np.random.default_rng(0), 30)
     recipe = replace(SMALL, width=64)
     assert np.isfinite(
-        Learner(shape_of(begin, recipe), recipe, begin, steps=2).step(
+        Learner(shape_of(begin, recipe), recipe, [begin], steps=2).step(
             [drawn(np.random.default_rng(1), 2)], np.random.default_rng(0)
         )
     )
-
-
-def test_patches_that_are_no_square_are_refused() -> None:
-    some = drawn(np.random.default_rng(0), 1)
-    with pytest.raises(EncoderError, match="8 patches, which are no square grid"):
-        shape_of(Pairs(some.pictures[:, :8], some.words, some.mask), SMALL)
 
 
 # --- candidates -----------------------------------------------------------------------------------------------------
@@ -298,7 +316,7 @@ def test_the_best_weight_is_the_one_that_ranks_best() -> None:
 def test_what_a_matcher_says_of_candidates(tokens: TokenSet) -> None:
     recipe = MatchRecipe(width=32, layers=1)
     begin = captions_of(tokens)(np.arange(20), np.random.default_rng(0))
-    matcher = Learner(shape_of(begin, recipe), recipe, begin, steps=1).averaged()
+    matcher = Learner(shape_of(begin, recipe), recipe, [begin], steps=1).averaged()
     for direction in (Direction.TEXT_IMAGE, Direction.IMAGE_TEXT):
         some = find_candidates(tokens, direction, most=4, count=6)
         scores = match(matcher, tokens, some)
@@ -318,8 +336,7 @@ def test_what_a_matcher_says_of_candidates(tokens: TokenSet) -> None:
 def test_shapes_are_learned_and_nonsense_is_not(tmp_path: Path, home: Path) -> None:
     """What stands above what is what a vector forgets: a reranker is learned for the compact encoder in a minute."""
     corpus = draw_corpus(tmp_path / "shapes", 500)
-    recipe = MatchRecipe(epochs=8, groups=4, at_once=4, width=96)
-    report = train_reranker(corpus, "shapes", recipe=recipe)
+    report = train_reranker(corpus, "shapes", recipe=MatchRecipe(epochs=10, width=96))
     assert report.helped, report.summary
     assert report.summary.startswith("It helped: on 50 held-out pictures recall@1 went from ")
     assert report.verdict.gain.difference > 0.1
@@ -330,8 +347,7 @@ def test_shapes_are_learned_and_nonsense_is_not(tmp_path: Path, home: Path) -> N
     assert not list((home / "cache" / "training" / "tokens").iterdir()), "what was read is let go of"
 
     encoder = load_encoder("compact")
-    assert load_reranker("auto", encoder).spec.uri == "cross_attention:shapes", "one's own comes first"
-    assert load_reranker("cross_attention:compact-v2", encoder).spec.uri == "cross_attention:compact-v2"
+    assert load_reranker("auto", encoder).spec.uri == "cross_attention:compact-v2", "the one that ships comes first"
     dev = draw_corpus(tmp_path / "dev", 100, seed=1)
     directions = [Direction.TEXT_IMAGE]
     before, after = (
@@ -343,7 +359,7 @@ def test_shapes_are_learned_and_nonsense_is_not(tmp_path: Path, home: Path) -> N
         train_reranker(corpus, "shapes")
 
     nonsense = draw_corpus(tmp_path / "nonsense", 200, shuffled=True)
-    report = train_reranker(nonsense, "nonsense", recipe=replace(recipe, epochs=1))
+    report = train_reranker(nonsense, "nonsense", recipe=MatchRecipe(epochs=2))
     assert (report.helped, report.folder) == (False, None)
     assert report.summary.endswith("nothing was written.")
     with pytest.raises(UnknownReranker):
@@ -351,8 +367,6 @@ def test_shapes_are_learned_and_nonsense_is_not(tmp_path: Path, home: Path) -> N
 
 
 def test_what_cannot_be_learned_from_is_told(corpus: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EncoderError, match="does not show its tokens"):
-        train_reranker(corpus, "mine", encoder=ToyEncoder())
     with pytest.raises(QueryError, match="cannot name a reranker"):
         train_reranker(corpus, "../mine")
     with pytest.raises(EncoderError, match="ships with mmsearch"):
@@ -362,14 +376,75 @@ def test_what_cannot_be_learned_from_is_told(corpus: Path, home: Path, monkeypat
         train_reranker(corpus, "mine")
 
 
-def test_a_reranker_is_for_its_encoder_alone(home: Path) -> None:
-    folder = home / "rerankers" / "other"
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(
-        json.dumps({"name": "other", "encoder": {"uri": "x:y", "fingerprint": "0"}, "weight": 1, "files": {}})
-    )
+class Oblong(ToyEncoder):
+    """Eight patches, which are no square."""
+
+    def image_tokens(self, pixels: UInt8) -> Float32:
+        return np.zeros((len(pixels), 8, 4), np.float32)
+
+    def text_tokens(self, texts: Sequence[str]) -> tuple[Float32, Mask]:
+        return np.zeros((len(texts), 2, 4), np.float32), np.ones((len(texts), 2), np.bool_)
+
+
+def test_an_encoder_that_will_not_do_is_refused_before_anything_is_embedded(corpus: Path, home: Path) -> None:
+    for encoder, why in ((ToyEncoder(), "does not show its tokens"), (Oblong(), "8 patches, which are no square grid")):
+        with pytest.raises(EncoderError, match=why):
+            train_reranker(corpus, "mine", encoder=encoder)
+        assert encoder.images == 0
+
+
+def own(home: Path, name: str, **changes: object) -> Path:
+    """Write the manifest of a reranker for the compact encoder, with changes, and return it."""
+    path = home / "rerankers" / name / "manifest.json"
+    path.parent.mkdir(parents=True)
+    content = {
+        "format": 1,
+        "name": name,
+        "encoder": {"uri": "compact:v2", "fingerprint": load_encoder("compact").spec.fingerprint},
+        "weight": 0.02,
+        "helped": True,
+        "files": {"picture.onnx": {"sha256": "0"}, "match.onnx": {"sha256": "0"}},
+    }
+    path.write_text(json.dumps({**content, **changes}))
+    return path
+
+
+def test_the_newest_of_ones_own_that_helped_is_taken_where_none_ships(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mmsearch.rerank.cross_attention.WEIGHTS", tmp_path / "none ships")
     encoder = load_encoder("compact")
-    assert load_reranker("auto", encoder).spec.uri == "cross_attention:compact-v2"
-    with pytest.raises(UnknownReranker, match="There is no reranker other for compact:v2"):
-        load_reranker("cross_attention:other", encoder)
-    assert reranking.SCHEME == "cross_attention"
+    with pytest.raises(UnknownReranker, match="make one with 'mmsearch train CAPTIONS --reranker"):
+        load_reranker("auto", encoder)
+    newest = {"a-new-one": 3, "b-old-one": 2, "c-no-help": 4, "d-foreign": 5, "e-broken": 6, "f-later": 7}
+    changes: dict[str, dict[str, object]] = {
+        "c-no-help": {"helped": False},
+        "d-foreign": {"encoder": {"uri": "x:y", "fingerprint": "0"}},
+        "f-later": {"format": 2},
+    }
+    for name, when in newest.items():
+        path = own(home, name, **changes.get(name, {}))
+        if name == "e-broken":
+            path.write_text("{")
+        os.utime(path, (when, when))
+    assert load_reranker("auto", encoder).spec.uri == "cross_attention:a-new-one"
+    assert "e-broken" in caplog.text
+    assert load_reranker("cross_attention:c-no-help", encoder).spec.uri == "cross_attention:c-no-help"
+    with pytest.raises(UnknownReranker, match="There is no reranker d-foreign for compact:v2"):
+        load_reranker("cross_attention:d-foreign", encoder)
+    with pytest.raises(WeightsUnavailable, match="make it again with --force"):
+        load_reranker("cross_attention:e-broken", encoder)
+    with pytest.raises(WeightsUnavailable, match="is of format 2, and this mmsearch reads 1"):
+        load_reranker("cross_attention:f-later", encoder)
+    with pytest.raises(UnknownReranker, match="there are cross_attention:a-new-one, cross_attention:b-old-one, "):
+        load_reranker("cross_attention:nobody", encoder)
+
+
+def test_what_was_given_up_is_swept(tmp_path: Path) -> None:
+    for name, days in (("old", 8), ("new", 6)):
+        (tmp_path / name).write_text("x")
+        when = time.time() - days * 86400
+        os.utime(tmp_path / name, (when, when))
+    sweep(tmp_path)
+    sweep(tmp_path / "nowhere")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]

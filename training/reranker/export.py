@@ -12,7 +12,7 @@ import onnx
 import torch
 
 from mmsearch.encoders.compact import load
-from mmsearch.rerank.cross_attention import MATCH, PICTURE
+from mmsearch.rerank.cross_attention import FORMAT, MATCH, PICTURE
 from mmsearch.training.rerank.export import export_matcher
 from mmsearch.training.rerank.matcher import Matcher, Shape
 
@@ -65,6 +65,7 @@ def main() -> None:
     print(f"matching scores are {off:.4f} deviations off those in float32 at most")
     spec = load().spec
     manifest = {
+        "format": FORMAT,
         "name": out.name,
         "encoder": {"uri": spec.uri, "fingerprint": spec.fingerprint},
         "weight": arguments.weight,

@@ -34,7 +34,7 @@ from ..compact.running import keep, parse, resume
 from .measure import report
 from .swaps import swapped
 
-BEGIN = 4000  # pairs that the first weights are worked out from
+BEGIN, AT_ONCE = 4000, 100  # pairs that the first weights are worked out from
 LEAST_AREA, MOST_STRETCH = 0.5, 0.2  # of a random box
 
 
@@ -43,6 +43,7 @@ class Settings(MatchRecipe):
     """One run: the recipe of `mmsearch train --reranker`, and what only this one does."""
 
     epochs: int = 6
+    groups: int = 12
     phrase_share: float = 0.1
     swap_share: float = 0.25
     seed: int = 1
@@ -166,8 +167,9 @@ def main() -> None:
     dev = dev_tokens(encoder, arguments.data, arguments.work)
     feed = Feed(source.rows, source.kinds, source.draw, settings)
     rng = np.random.default_rng(settings.seed)
-    begin = source.draw(rng.permutation(len(source.rows))[:BEGIN], rng)
-    learner = Learner(shape_of(begin, settings), settings, begin, steps=settings.epochs * feed.steps())
+    blocks = [source.draw(some, rng) for some in rng.permutation(len(source.rows))[:BEGIN].reshape(-1, AT_ONCE)]
+    learner = Learner(shape_of(blocks[0], settings), settings, blocks, steps=settings.epochs * feed.steps())
+    del blocks
     last = out.with_name(f"{out.name}-last.pt")
     done = resume(last, {"learner": learner}) if last.exists() else 0
     size = sum(p.numel() for p in learner.matcher.parameters()) / 1e6

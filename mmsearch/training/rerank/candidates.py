@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from mmsearch.evaluation.dataset import Direction
 from mmsearch.evaluation.ranks import NOT_FOUND
+from mmsearch.runtime.devices import may_have_fast_bfloat16
 from mmsearch.training.rerank.matcher import Matcher
 from mmsearch.training.rerank.tokens import TokenSet
 from mmsearch.types import Float32, Float64, Int64, Mask
@@ -81,11 +83,17 @@ def find_candidates(
     return Candidates(direction, pictures, queries, near, np.take_along_axis(similarity, near, axis=1), right)
 
 
-def match(matcher: Matcher, tokens: TokenSet, candidates: Candidates) -> Float32:
-    """Return the matching scores (q, c) of candidates."""
+def match(
+    matcher: Matcher,
+    tokens: TokenSet,
+    candidates: Candidates,
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Float32:
+    """Return the matching scores (q, c) of candidates; `progress` is called with how many queries are done."""
     texts = candidates.direction is Direction.TEXT_IMAGE
     pictures = np.unique(candidates.near if texts else candidates.queries)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=may_have_fast_bfloat16()):
         states = torch.cat(
             [
                 matcher.picture_states(torch.from_numpy(tokens.pictures(pictures[start : start + _PICTURES])))
@@ -103,6 +111,7 @@ def match(matcher: Matcher, tokens: TokenSet, candidates: Candidates) -> Float32
             read = matcher.text_states(words).unflatten(0, said.shape)
             scores = matcher(shown, read, mask.unflatten(0, said.shape)).float()
             found.append((scores[:, 0] if texts else scores[:, :, 0]).numpy())
+            progress(start + len(queries))
     return np.concatenate(found)
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmsearch.errors import EncoderError
+from mmsearch.runtime.devices import may_have_fast_bfloat16
 from mmsearch.training.rerank.matcher import Matcher, Shape
 from mmsearch.training.rerank.recipe import MatchRecipe, Pairs
 
@@ -23,23 +23,24 @@ _CLIP = 2.0
 
 
 def shape_of(pairs: Pairs, recipe: MatchRecipe) -> Shape:
-    """Return the shape of a matcher for such tokens; raise EncoderError when the patches are no square grid."""
+    """Return the shape of a matcher for such tokens, whose patches are a square grid."""
     patches, width = pairs.pictures.shape[1:]
-    side = math.isqrt(patches)
-    if side**2 != patches:
-        raise EncoderError(f"The encoder shows {patches} patches, which are no square grid: no reranker can read them.")
-    return Shape(width, pairs.words.shape[2], side, recipe.width, recipe.layers)
+    return Shape(width, pairs.words.shape[2], math.isqrt(patches), recipe.width, recipe.layers)
 
 
 class Learner:
     """A matcher on its way, and its average."""
 
-    def __init__(self, shape: Shape, recipe: MatchRecipe, begin: Pairs, *, steps: int) -> None:
-        """Begin from some pairs; `steps` is how many there are to be."""
-        self.recipe = recipe
-        torch.manual_seed(recipe.seed)
-        self.matcher = Matcher(shape, dropout=recipe.dropout)
-        self.matcher.begin(*(torch.from_numpy(part) for part in (begin.pictures, begin.words, begin.mask)))
+    def __init__(self, shape: Shape, recipe: MatchRecipe, begin: Iterable[Pairs], *, steps: int) -> None:
+        """Begin from some pairs, which come in parts; `steps` is how many there are to be."""
+        self.recipe, self._steps = recipe, steps
+        self._bfloat16 = may_have_fast_bfloat16()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.matcher = Matcher(shape, dropout=recipe.dropout)
+        self.matcher.begin(
+            tuple(torch.from_numpy(some) for some in (part.pictures, part.words, part.mask)) for part in begin
+        )
         self.average = copy.deepcopy(self.matcher).eval()
         learned = list(self.matcher.parameters())
         groups = [
@@ -60,10 +61,12 @@ class Learner:
         kept = torch.from_numpy(rng.permutation(patches)[: max(1, round(self.recipe.kept * patches))])
         pictures = sum(len(part.pictures) for part in parts)
         losses: list[float] = []
-        for part in parts:
-            loss = self._loss(part, kept) * (len(part.pictures) / pictures)
-            loss.backward()
-            losses.append(loss.item())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**62)))  # of dropout
+            for part in parts:
+                loss = self._loss(part, kept) * (len(part.pictures) / pictures)
+                loss.backward()
+                losses.append(loss.item())
         nn.utils.clip_grad_norm_(self.matcher.parameters(), _CLIP)
         self._optimizer.step()
         self._schedule.step()
@@ -81,10 +84,13 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a run needs to go on."""
-        return {**{name: part.state_dict() for name, part in self._parts().items()}, "step": self._step}
+        numbers = {"step": self._step, "steps": self._steps}
+        return {**{name: part.state_dict() for name, part in self._parts().items()}, **numbers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Go on from what `state_dict` returned; raise ValueError for a run of another length, whose rates differ."""
+        if state["steps"] != self._steps:
+            raise ValueError(f"the run that was stopped has {state['steps']} steps, and this one {self._steps}")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self._step = state["step"]
@@ -100,7 +106,7 @@ class Learner:
     def _loss(self, part: Pairs, kept: Tensor) -> Tensor:
         size, longest = self.recipe.group, self.recipe.longest
         count = len(part.pictures) // size
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
             images = self.matcher.picture_states(torch.from_numpy(part.pictures))
             texts = self.matcher.text_states(torch.from_numpy(part.words[:, :longest]))
             mask = torch.from_numpy(part.mask[:, :longest])

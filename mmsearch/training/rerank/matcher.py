@@ -6,6 +6,7 @@ Two-way cross-attention on frozen tokens (ALBEF, Li et al. 2021; BLIP, Li et al.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -117,27 +118,31 @@ class Matcher(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("pool", _pooling(side), persistent=False)
 
-    def begin(self, patches: Tensor, words: Tensor, mask: Tensor) -> None:
+    def begin(self, pairs: Iterable[tuple[Tensor, ...]]) -> None:
         """Let patches and words begin in one space, and words look at the patches that are like them.
 
-        patches (n, p, width) and words (n, t, width) are tokens of n pairs, mask (n, t) is 1 on real tokens. Words are
+        `pairs` are tokens: patches (n, p, width), words (n, t, width), mask (n, t) that is 1 on real ones. Words are
         turned to the axes along which they vary most, and of a patch becomes what ridge regression makes of the mean
         patch of a picture to meet the mean word of its text.
         """
-        with torch.no_grad():
-            self._begin(patches, words, mask)
-
-    def _begin(self, patches: Tensor, words: Tensor, mask: Tensor) -> None:
         shape = self.shape
-        seen = layer_norm(patches, (shape.image_width,)).mean(1)
-        real = mask[:, :, None]
-        said = layer_norm(words, (shape.text_width,))
-        every, mean = said[mask > 0], (said * real).sum(1) / real.sum(1)
+        seen, said, every = [], [], []
+        for patches, words, mask in pairs:
+            seen.append(layer_norm(patches, (shape.image_width,)).mean(1))
+            normed, real = layer_norm(words, (shape.text_width,)), mask[:, :, None]
+            said.append((normed * real).sum(1) / real.sum(1))
+            every.append(normed[mask > 0])
+        with torch.no_grad():
+            self._begin(torch.cat(seen), torch.cat(said), torch.cat(every))
+
+    def _begin(self, seen: Tensor, said: Tensor, every: Tensor) -> None:
+        """Set the weights by mean patches and mean words of pairs (n, width), and all words (m, width)."""
+        shape = self.shape
         centre = every.mean(0)
         axes = torch.linalg.svd((every - centre).T @ (every - centre))[2][: shape.width]
         _set(self.text_in, axes, -axes @ centre)
         middle = seen.mean(0)
-        known, wanted = seen - middle, (mean - mean.mean(0)) @ axes.T
+        known, wanted = seen - middle, (said - said.mean(0)) @ axes.T
         square = known.T @ known
         ridge = _RIDGE * square.diagonal().mean() * torch.eye(len(square))
         found = torch.linalg.solve(square + ridge, known.T @ wanted).T
@@ -177,7 +182,9 @@ class Matcher(nn.Module):
         mean = (words * real).sum(3) / real.sum(3)
         pooled = torch.cat([mean, words[:, :, :, 0], regions.mean(3)], dim=3)
         hidden = gelu(self.inner(self.norm(pooled)), approximate="tanh")
-        result: Tensor = self.outer(self.dropout(hidden))[..., 0]
+        # Not by the layer itself, which would round scores to bfloat16 where that is computed in.
+        last = (self.dropout(hidden).float() * self.outer.weight[0]).sum(-1)
+        result: Tensor = last + self.outer.bias
         return result
 
     def attention(self, images: Tensor, texts: Tensor) -> Tensor:

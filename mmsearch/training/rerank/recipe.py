@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmsearch.types import Float32, Int64, Mask
+
+_MANY, _STEPS = 5000, 400
+_FEWEST_EPOCHS, _MOST_EPOCHS = 6, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,12 +16,12 @@ class MatchRecipe:
 
     A step takes `groups` groups of `group` pictures that the first stage holds for alike `among` so many, `at_once`
     groups at a time. `kept` is the share of the patches that words see in a step, `longest` how many tokens of a text
-    are read while learning.
+    are read while learning. `epochs` and `groups` are by the number of pictures where they are 0: see `sized`.
     """
 
-    epochs: int = 10
+    epochs: int = 0
     group: int = 8
-    groups: int = 12
+    groups: int = 0
     at_once: int = 4
     among: int = 1500
     rate: float = 5e-4
@@ -31,6 +34,13 @@ class MatchRecipe:
     width: int = 192
     layers: int = 2
     seed: int = 0
+
+    def sized(self, pictures: int) -> MatchRecipe:
+        """Return the recipe for so many pictures: 4 groups a step below 5,000, else 12; epochs of about 400 steps."""
+        groups = self.groups or (12 if pictures >= _MANY else 4)
+        steps = max(1, pictures // (self.group * groups))
+        epochs = self.epochs or min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(_STEPS / steps)))
+        return replace(self, groups=groups, epochs=epochs)
 
 
 @dataclass(frozen=True, slots=True)

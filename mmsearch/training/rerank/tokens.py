@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import time
+import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,14 @@ from numpy.typing import NDArray
 from mmsearch.collection.atomic import write_file
 from mmsearch.collection.states import pack
 from mmsearch.errors import EvaluationError
-from mmsearch.evaluation.embed import EmbeddedSet, Progress, prepared, stamp, states_of_files
+from mmsearch.evaluation.embed import EmbeddedSet, prepared, stamp, states_of_files
 from mmsearch.types import Float32, Int64, TokenEncoder
 
 _PICTURES, _TEXTS = 512, 4096
 """Tokens are kept in parts of so many: what an interrupted run loses at most."""
 
 _AT_ONCE = 64
+_KEPT_SECONDS = 7 * 86400
 
 
 class PictureTokens:
@@ -40,9 +44,8 @@ class PictureTokens:
         for first in range(0, len(places), _PICTURES):
             some = places[first : first + _PICTURES]
             path = folder / f"{stamp(encoder, 'patches', states_of_files(some))}.npy"
-            if not path.is_file():
-                _write(path, _read_pictures(encoder, some))
-            self._parts.append(np.load(path, mmap_mode="r", allow_pickle=False))
+            made = partial(_read_pictures, encoder, some, partial(_ahead, progress, first))
+            self._parts.append(_kept(path, made))
             self.files.append(path)
             progress(first + len(some))
 
@@ -110,17 +113,45 @@ class TokenSet:
 
 
 def read_tokens(
-    encoder: TokenEncoder, embedded: EmbeddedSet, folder: Path, *, progress: Progress = lambda done, total: None
+    encoder: TokenEncoder,
+    embedded: EmbeddedSet,
+    folder: Path,
+    *,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> TokenSet:
-    """Return a set with its tokens, kept in `folder`; raise EvaluationError for a picture that is gone."""
+    """Return a set with its tokens, kept in `folder`; raise EvaluationError for a picture that is gone.
+
+    `progress` is called with how many pictures and captions are read.
+    """
     data = embedded.data
-    count, total = len(data.pictures), len(data.pictures) + len(data.captions)
-    pictures = PictureTokens(encoder, data.pictures, folder, progress=lambda done: progress(done, total))
-    words = TextTokens(encoder, data.captions, folder, progress=lambda done: progress(count + done, total))
-    return TokenSet(embedded, pictures, words)
+    pictures = PictureTokens(encoder, data.pictures, folder, progress=progress)
+    count = len(data.pictures)
+    return TokenSet(
+        embedded, pictures, TextTokens(encoder, data.captions, folder, progress=lambda n: progress(count + n))
+    )
 
 
-def _read_pictures(encoder: TokenEncoder, places: Sequence[str]) -> NDArray[np.void]:
+def sweep(folder: Path) -> None:
+    """Delete what runs that were given up left in `folder` a week ago and longer."""
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
+                path.unlink()
+
+
+def _kept(path: Path, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    """Return what a file holds, mapped; it is made where it is not there."""
+    if not path.is_file():
+        _write(path, make())
+    kept: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return kept
+
+
+def _ahead(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)
+
+
+def _read_pictures(encoder: TokenEncoder, places: Sequence[str], progress: Callable[[int], None]) -> NDArray[np.void]:
     """Return the tokens (n, patches) of pictures as records of a scale and eight bits a number."""
     made: list[NDArray[np.void]] = []
     waiting = []
@@ -131,6 +162,7 @@ def _read_pictures(encoder: TokenEncoder, places: Sequence[str]) -> NDArray[np.v
         if len(waiting) >= encoder.image_batch or len(made) + len(waiting) == len(places):
             made.extend(pack(tokens) for tokens in encoder.image_tokens(np.stack(waiting)))
             waiting.clear()
+            progress(len(made))
     return np.stack(made)
 
 
@@ -150,7 +182,7 @@ def _read_texts(encoder: TokenEncoder, texts: Sequence[str]) -> tuple[NDArray[np
 def _write(path: Path, rows: NDArray[Any]) -> None:
     write_file(
         path,
-        path.with_name(f".{path.name}.{os.getpid()}.tmp"),
+        path.with_name(f".{uuid.uuid4().hex}.tmp"),
         lambda file: np.lib.format.write_array(file, rows, allow_pickle=False),
         replace=True,
     )
