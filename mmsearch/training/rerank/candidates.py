@@ -16,7 +16,7 @@ from mmsearch.training.rerank.tokens import TokenSet
 from mmsearch.types import Float32, Float64, Int64, Mask
 
 COUNT = 50
-WEIGHTS = (0.0, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.07, 0.1)
+WEIGHTS = (0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.07, 0.1)
 """Of a matching score beside a cosine, from which one is chosen."""
 
 _PAIRS = 200
