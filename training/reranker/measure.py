@@ -31,7 +31,8 @@ def report(matchers: Matcher | Sequence[Matcher], tokens: TokenSet, *, asked: in
         some = find_candidates(tokens, direction, most=asked, every=slice(1, None, 2))
         several = [matchers] if isinstance(matchers, Matcher) else matchers
         matched = np.sum([match(matcher, tokens, some) for matcher in several], axis=0)
-        recalls = [f"{weight:g}:{100 * some.recalls(matched, weight)['R@1'].mean():.1f}" for weight in (0.0, *WEIGHTS, 1.0)]
+        weights = (0.0, *WEIGHTS, 1.0)
+        recalls = [f"{weight:g}:{100 * some.recalls(matched, weight)['R@1'].mean():.1f}" for weight in weights]
         told.append(f"{direction} (mean {matched.mean():.2f}) {' '.join(recalls)}")
     return "; ".join(told)
 
