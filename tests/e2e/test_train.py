@@ -58,13 +58,12 @@ def test_train_index_and_query(home: Path, corpus: Path) -> None:
 
 @pytest.mark.slow
 def test_train_a_reranker_and_query_with_it(home: Path, corpus: Path) -> None:
-    command = ["train", str(corpus), "--reranker", "--name", "above", "--seed", "1"]
-    done = call(home, *command)
+    """Whether it learns is tested elsewhere: one epoch is too short."""
+    done = call(home, "train", str(corpus), "--reranker", "--name", "above", "--epochs", "1", "--keep")
     assert done.returncode == 0, done.stderr
     head, *rows = done.stdout.splitlines()
     assert head.startswith("compact:v2, learned from 224 pictures and 224 captions, best of ")
-    assert rows[7].startswith("It helped: on 50 held-out pictures recall@1 went from ")
-    assert rows[8].startswith(f"cross_attention:above is in {home}/rerankers/above; use it: mmsearch query ")
+    assert rows[-1].startswith(f"cross_attention:above is in {home}/rerankers/above; use it: mmsearch query ")
 
     index = call(home, "index", str(corpus.parent), "--collection", "shapes", "-q")
     assert index.returncode == 0, index.stderr

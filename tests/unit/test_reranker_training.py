@@ -184,7 +184,8 @@ def drawn(rng: np.random.Generator, groups: int, *, with_wrong: bool = False) ->
     if not with_wrong:
         return Pairs(pictures, words, mask)
     wrong = np.arange(0, groups * 4, 4)
-    return Pairs(pictures, words, mask, words[wrong][:, [2, 1, 0, 3]], mask[wrong], wrong)
+    exchanged = words[wrong][:, [2, 1, 0, 3]]
+    return Pairs(pictures, words, mask, wrong=exchanged, wrong_mask=mask[wrong], wrong_of=wrong)
 
 
 def learner(steps: int, *, seed: int = 0, dropout: float = 0.0) -> Learner:

@@ -109,7 +109,7 @@ class Learner:
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
             images = self.matcher.picture_states(torch.from_numpy(part.pictures))
             texts = self.matcher.text_states(torch.from_numpy(part.words[:, :longest]))
-            mask = torch.from_numpy(part.mask[:, :longest])
+            mask = self._shown(torch.from_numpy(part.mask[:, :longest]))
             grouped = (some.unflatten(0, (count, size)) for some in (images, texts, mask))
             scores = self.matcher(*grouped, kept=kept).float()  # (g, texts, pictures)
             wrong = self._wrong(part, images, kept)
@@ -132,13 +132,21 @@ class Learner:
         smoothing = self.recipe.smoothing
         return (logits.logsumexp(1) - (1.0 - smoothing) * own - smoothing * others).mean()
 
+    def _shown(self, mask: Tensor) -> Tensor:
+        """Return the mask (n, t) without a share of the words; the first token, which stands for the text, stays."""
+        left = torch.rand(mask.shape) >= self.recipe.hidden
+        left[:, 0] = True
+        return mask * left
+
     def _wrong(self, part: Pairs, images: Tensor, kept: Tensor) -> Tensor:
         """Return the score of each picture with the wrong text that it has, (n, 1); (n, 0) where no picture has one."""
         if part.wrong is None or part.wrong_mask is None or part.wrong_of is None or not len(part.wrong_of):
             return images.new_zeros((len(images), 0), dtype=torch.float32)
         of = torch.from_numpy(part.wrong_of)
         texts = self.matcher.text_states(torch.from_numpy(part.wrong[:, : self.recipe.longest]))
-        mask = torch.from_numpy(part.wrong_mask[:, : self.recipe.longest])
+        mask = torch.from_numpy(
+            part.wrong_mask[:, : self.recipe.longest]
+        )  # whole: what was exchanged may not be hidden
         scores = self.matcher(images[of, None], texts[:, None], mask[:, None], kept=kept)[:, 0, 0].float()
         column = torch.full((len(images),), -torch.inf)
         return column.index_put((of,), scores)[:, None]

@@ -15,8 +15,9 @@ class MatchRecipe:
     """How a matcher is learned.
 
     A step takes `groups` groups of `group` pictures that the first stage holds for alike `among` so many, `at_once`
-    groups at a time. `kept` is the share of the patches that words see in a step, `longest` how many tokens of a text
-    are read while learning. `epochs` and `groups` are by the number of pictures where they are 0: see `sized`.
+    groups at a time. `kept` is the share of the patches that words see in a step, `hidden` the share of the words that
+    are left out, `longest` how many tokens of a text are read while learning. `epochs` and `groups` are by the number of
+    pictures where they are 0: see `sized`.
     """
 
     epochs: int = 0
@@ -29,6 +30,7 @@ class MatchRecipe:
     dropout: float = 0.0
     smoothing: float = 0.05
     kept: float = 0.75
+    hidden: float = 0.0
     longest: int = 20
     average: float = 0.99
     width: int = 192
