@@ -16,8 +16,8 @@ class MatchRecipe:
 
     A step takes `groups` groups of `group` pictures that the first stage holds for alike `among` so many, `at_once`
     groups at a time. `kept` is the share of the patches that words see in a step, `hidden` the share of the words that
-    are left out, `longest` how many tokens of a text are read while learning. `epochs` and `groups` are by the number of
-    pictures where they are 0: see `sized`.
+    are left out, `longest` how many tokens of a text are read while learning. `epochs` and `groups` are by the number
+    of pictures where they are 0: see `sized`.
     """
 
     epochs: int = 0
