@@ -26,7 +26,7 @@ from tests.support import COLOURS, ToyEncoder, ToyReranker, plain
 def reranker(monkeypatch: pytest.MonkeyPatch) -> ToyReranker:
     """Return the reranker that every engine of a test gets."""
     toy = ToyReranker()
-    monkeypatch.setattr("mmsearch.rerank.load_reranker", lambda _uri, _encoder: toy)
+    monkeypatch.setattr("mmsearch.rerank.load_reranker", lambda _uri, _encoder, device=None: toy)
     return toy
 
 
@@ -133,7 +133,7 @@ def test_an_encoder_without_one_is_told(engine: SearchEngine) -> None:
         engine.search("green", rerank=True)
     with pytest.raises(UnknownReranker, match="known are auto"):
         load_reranker("magic", engine.encoder)
-    with pytest.raises(UnknownReranker, match="leave the name out"):
+    with pytest.raises(UnknownReranker, match="there are cross_attention:compact-v2"):
         load_reranker("cross_attention:nothing", engine.encoder)
 
 
@@ -215,7 +215,7 @@ def test_a_damaged_file_is_no_file(tmp_path: Path, content: bytes | None) -> Non
 
 def test_eval_measures_the_second_look(folder: Path, toy: ToyEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     reranker = ToyReranker(weight=1.0)
-    monkeypatch.setattr("mmsearch.evaluation.runner.load_reranker", lambda _uri, _encoder: reranker)
+    monkeypatch.setattr("mmsearch.evaluation.runner.load_reranker", lambda _uri, _encoder, device=None: reranker)
     corpus = folder / "captions.jsonl"
     corpus.write_text(
         "".join(f'{{"image": "{p.name}", "captions": ["all {p.stem.split("-")[1]}"]}}\n' for p in folder.glob("*.png"))

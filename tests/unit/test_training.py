@@ -17,7 +17,7 @@ from mmsearch.evaluation import embed
 from mmsearch.evaluation.dataset import EvalSet
 from mmsearch.evaluation.embed import EmbeddedSet
 from mmsearch.runtime.devices import require_torch
-from mmsearch.training import Recipe, TuneReport, tune, tuning
+from mmsearch.training import Recipe, TuneReport, tune
 from mmsearch.training.corpus import part
 from mmsearch.training.fit import _Tower, fit
 from mmsearch.training.judge import gain_by_picture
@@ -337,7 +337,7 @@ def test_an_interrupted_run_goes_on(corpus: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_too_little_is_told_before_anything_is_embedded(tmp_path: Path) -> None:
     encoder = Foreign()
-    with pytest.raises(TrainingError, match=r"c\.jsonl has 99 different captioned pictures .* needs 100 at least"):
+    with pytest.raises(TrainingError, match=r"c\.jsonl has 99 different captioned pictures .* 100 at least are needed"):
         tune(write_corpus(tmp_path / "few", 99), "x", encoder=encoder)
     assert encoder.images == 0
     same = write_corpus(tmp_path / "same", 120)
@@ -354,7 +354,7 @@ def test_names_and_bases_are_checked_first(corpus: Path, tmp_path: Path, monkeyp
         tune(corpus, "x", encoder=Foreign())
     with pytest.raises(QueryError, match="cannot name an encoder"):
         tune(corpus, "a/b", encoder=Foreign())
-    with pytest.raises(QueryError, match="Say what to tune on"):
+    with pytest.raises(QueryError, match="Say what to learn from"):
         tune([], "y")
     with pytest.raises(SourceError, match="no corpus of captions"):
         tune(tmp_path, "y")
@@ -367,6 +367,6 @@ def test_names_and_bases_are_checked_first(corpus: Path, tmp_path: Path, monkeyp
     def missing() -> None:
         raise MissingExtra("no torch")
 
-    monkeypatch.setattr(tuning, "require_torch", missing)
+    monkeypatch.setattr("mmsearch.training.gather.require_torch", missing)
     with pytest.raises(MissingExtra, match=r'pip install "mmsearch\[cpu,train\]"'):
         tune(corpus, "y", encoder=Foreign())
