@@ -108,7 +108,11 @@ def train(
     with ExitStack() as stack:
         if reranker:
             embedding, reading, learning, judging = show_progress(
-                stack, embedding="embedded", reading="read", learning="steps learned", judging="queries judged"
+                stack,
+                embedding="embedded",
+                reading="read for their tokens",
+                learning="steps learned",
+                judging="queries judged",
             )
             matching = MatchRecipe(seed=seed, epochs=epochs or 0)
             matching = replace(matching, groups=(batch or 0) // matching.group)

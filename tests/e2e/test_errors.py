@@ -23,7 +23,16 @@ from tests.support import ROOT
 
 PAGE = (ROOT / "docs" / "errors.md").read_text()
 
-NOTES = ("nothing found.", " embedded", "stopping at the next batch", "reached a recall", "building what is due")
+NOTES = (
+    "nothing found.",
+    " embedded",
+    " read for their tokens",
+    " steps learned",
+    " queries judged",
+    "stopping at the next batch",
+    "reached a recall",
+    "building what is due",
+)
 """How lines that may stand beside the sentence begin."""
 
 _ROW = re.compile(r"\| <!-- (?P<id>[a-z0-9-]+) --> [^|]+ \| (?:`(?P<sentence>[^|]+)`|—) \| (?P<status>\d+) \| [^|]+ \|")
