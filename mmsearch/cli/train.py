@@ -84,7 +84,7 @@ def train(
         typer.Option(
             "--batch",
             metavar="N",
-            min=16,
+            min=2,
             help="Pictures a step. [default: 256; a reranker, in eights: 32 or 96, by size]",
             show_default=False,
         ),
@@ -115,7 +115,7 @@ def train(
                 judging="queries judged",
             )
             matching = MatchRecipe(seed=seed, epochs=epochs or 0)
-            matching = replace(matching, groups=(batch or 0) // matching.group)
+            matching = replace(matching, groups=max(1, batch // matching.group) if batch else 0)
             run = partial(train_reranker, recipe=matching, reading=reading, judging=judging)
         else:
             embedding, learning = show_progress(stack, embedding="embedded", learning="epochs")

@@ -28,7 +28,8 @@ Corpora = PathLike | Sequence[PathLike]
 class Report:
     """What came of it: the URI to use, its folder (None: nothing was written), whether it helped, and a sentence on it.
 
-    `unread` names what was left out. `epoch` is the best one of the `epochs` that were run.
+    `unread` names what was left out. `epoch` is the best one of the `epochs` that were run, `use` a command that uses
+    what was made.
     """
 
     uri: str
@@ -42,11 +43,7 @@ class Report:
     epochs: int
     verdict: Verdict
     seconds: float
-
-    @property
-    def use(self) -> str:
-        """The command that uses it."""
-        raise NotImplementedError
+    use: str
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Return (direction, metric, before, after, change) on what was held out, in per cent with 95 % intervals."""
@@ -134,11 +131,20 @@ def gather(
     return Gathered(base, paths, judge, part(whole, held_out, seed=seed), unread, cache)
 
 
-def recall_sentence(verdict: Verdict, pictures: int, *, metric: str) -> str:
-    """Return how a metric went on so many held-out pictures, as a part of a sentence."""
+def summary_of(verdict: Verdict, pictures: int, *, metric: str, was_chosen: bool, left: str) -> str:
+    """Return the sentence on how a metric went on so many held-out pictures.
+
+    `was_chosen` says whether it was better where the epoch was chosen, too; `left` is what becomes of it if it was not.
+    """
     recall = " and ".join(
         f"{100 * before[metric]:.1f} to {100 * after[metric]:.1f} % ({before.direction})"
         for before, after in zip(verdict.before, verdict.after, strict=True)
     )
-    name = metric.replace("R@", "recall@")
-    return f"on {pictures:,} held-out pictures {name} went from {recall}"
+    told = f"on {pictures:,} held-out pictures {metric.replace('R@', 'recall@')} went from {recall}"
+    if not verdict.helped:
+        why = "which is worse" if verdict.gain.high < 0.0 else "no more than chance explains"
+    elif not was_chosen:
+        why = "but not on the pictures that said when to stop"
+    else:
+        return f"It helped: {told}."
+    return f"It did not help: {told}, {why}; {left}."

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +27,8 @@ from mmsearch.training.gather import (
     PathLike,
     Report,
     gather,
-    recall_sentence,
     require_training,
+    summary_of,
 )
 from mmsearch.training.judge import DIRECTIONS, Answered, Verdict, verdict_on
 from mmsearch.training.rerank.recipe import MatchRecipe
@@ -54,11 +55,6 @@ class RerankReport(Report):
 
     weight: float
 
-    @property
-    def use(self) -> str:
-        """The command that uses it."""
-        return f'mmsearch query "…" --reranker {self.uri}'
-
 
 @dataclass(frozen=True, slots=True)
 class _Trained:
@@ -71,6 +67,11 @@ class _Trained:
     mean: float
     start: float
     best: float
+
+    @property
+    def helped(self) -> bool:
+        """True when it is better with it on the part that the epoch was chosen on."""
+        return self.best > self.start
 
 
 def train_reranker(
@@ -121,16 +122,18 @@ def train_reranker(
     trained = _train(tokens[0], tokens[1], recipe, learning)
     uri = f"{SCHEME}:{name}"
     verdict = _judge(trained, tokens[2], names=(gathered.base.spec.uri, uri), judging=judging)
-    helped = trained.best > trained.start and verdict.helped
-    told = recall_sentence(verdict, verdict.changes[0].queries, metric="R@1")
-    why = "which is worse" if verdict.gain.high < 0.0 else "no more than chance explains"
-    left = "it was kept all the same" if keep else "nothing was written"
     report = RerankReport(
         uri=uri,
         base=gathered.base.spec.uri,
         folder=None,
-        helped=helped,
-        summary=f"It helped: {told}." if helped else f"It did not help: {told}, {why}; {left}.",
+        helped=trained.helped and verdict.helped,
+        summary=summary_of(
+            verdict,
+            verdict.changes[0].queries,
+            metric="R@1",
+            was_chosen=trained.helped,
+            left="it was kept all the same" if keep else "nothing was written",
+        ),
         counts=gathered.counts,
         unread=gathered.unread,
         epoch=trained.epoch,
@@ -138,6 +141,7 @@ def train_reranker(
         weight=trained.weight,
         verdict=verdict,
         seconds=time.perf_counter() - started,
+        use=f'mmsearch query "…" --reranker {uri}',
     )
     if not report.helped and not keep:
         return report
@@ -148,7 +152,7 @@ def train_reranker(
     return report
 
 
-def _require() -> Any:
+def _require() -> ModuleType:
     torch = require_training()
     try:
         import_module("onnx")
@@ -220,7 +224,7 @@ def _train(training: TokenSet, validation: TokenSet, recipe: MatchRecipe, learni
             mean = float(np.mean([scores.mean() for scores in matched]))
             best = _Trained(learner.averaged(), epoch, epoch, weight, mean, start, gain)
         best = replace(best, epochs=epoch)
-        if best.best > start and epoch - best.epoch >= _PATIENCE:
+        if best.helped and epoch - best.epoch >= _PATIENCE:
             break
     if best is None:
         raise ValueError("there must be an epoch at least")

@@ -12,10 +12,10 @@ from mmsearch.encoders.tuned import SCHEME
 from mmsearch.encoders.tuned_head import TunedHead
 from mmsearch.errors import EncoderError
 from mmsearch.evaluation.embed import EmbeddedSet, Progress
-from mmsearch.training.card import Counts, model_card
-from mmsearch.training.fit import Fitted, Recipe, fit
-from mmsearch.training.gather import Corpora, Gathered, PathLike, Report, gather, recall_sentence, require_training
-from mmsearch.training.judge import Verdict, gain_by_picture, judge, mapped_set
+from mmsearch.training.card import model_card
+from mmsearch.training.fit import Recipe, fit
+from mmsearch.training.gather import Corpora, Gathered, PathLike, Report, gather, require_training, summary_of
+from mmsearch.training.judge import gain_by_picture, judge, mapped_set
 from mmsearch.training.store import check_free, write_encoder
 from mmsearch.types import Encoder
 
@@ -25,11 +25,6 @@ class TuneReport(Report):
     """`share` is how much of the way from the encoder as it was to the best epoch's head was needed."""
 
     share: float
-
-    @property
-    def use(self) -> str:
-        """The command that uses it."""
-        return f"mmsearch index FOLDER --encoder {self.uri}"
 
 
 def tune(
@@ -85,7 +80,13 @@ def tune(
         base=base.spec.uri,
         folder=None,
         helped=fitted.helped and verdict.helped,
-        summary=_summary(verdict, fitted, gathered.counts, keep=keep),
+        summary=summary_of(
+            verdict,
+            gathered.counts.held_out_pictures,
+            metric="R@5",
+            was_chosen=fitted.helped,
+            left="it was kept all the same" if keep else "the encoder is left as it was",
+        ),
         counts=gathered.counts,
         unread=gathered.unread,
         epoch=fitted.epoch,
@@ -93,6 +94,7 @@ def tune(
         share=fitted.share,
         verdict=verdict,
         seconds=time.perf_counter() - started,
+        use=f"mmsearch index FOLDER --encoder {uri}",
     )
     if not report.helped and not keep:
         return report
@@ -109,18 +111,6 @@ def _check_base(encoder: Encoder) -> None:
 def _score(some: EmbeddedSet, head: TunedHead | None) -> float:
     mapped = some if head is None else mapped_set(some, head)
     return float(gain_by_picture(mapped.images, mapped.texts, mapped.data.owners).mean())
-
-
-def _summary(verdict: Verdict, fitted: Fitted, counts: Counts, *, keep: bool) -> str:
-    told = recall_sentence(verdict, counts.held_out_pictures, metric="R@5")
-    if not verdict.helped:
-        why = "which is worse" if verdict.gain.high < 0.0 else "no more than chance explains"
-    elif not fitted.helped:
-        why = "but not on the pictures that said when to stop"
-    else:
-        return f"It helped: {told}."
-    left = "it was kept all the same" if keep else "the encoder is left as it was"
-    return f"It did not help: {told}, {why}; {left}."
 
 
 def _written(

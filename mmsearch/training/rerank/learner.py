@@ -144,9 +144,8 @@ class Learner:
             return images.new_zeros((len(images), 0), dtype=torch.float32)
         of = torch.from_numpy(part.wrong_of)
         texts = self.matcher.text_states(torch.from_numpy(part.wrong[:, : self.recipe.longest]))
-        mask = torch.from_numpy(
-            part.wrong_mask[:, : self.recipe.longest]
-        )  # whole: what was exchanged may not be hidden
+        # No word of it is hidden: it is told by a word that was exchanged.
+        mask = torch.from_numpy(part.wrong_mask[:, : self.recipe.longest])
         scores = self.matcher(images[of, None], texts[:, None], mask[:, None], kept=kept)[:, 0, 0].float()
         column = torch.full((len(images),), -torch.inf)
         return column.index_put((of,), scores)[:, None]
