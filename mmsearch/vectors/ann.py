@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,7 +12,7 @@ import numpy as np
 from mmsearch.errors import CollectionCorrupt, QueryError
 from mmsearch.runtime.threads import BATCH_QUERIES
 from mmsearch.types import Float32, IndexSpec, Int64, Mask
-from mmsearch.vectors import gpu
+from mmsearch.vectors import coarse, gpu
 from mmsearch.vectors.backend import require_faiss, search_parameters, use_threads
 from mmsearch.vectors.store import VectorStore, widen
 
@@ -19,6 +20,7 @@ MAPPED_BYTES = 64 << 20
 """From this size on the lists of an index file stay on the disk, where its codes allow that (fast scan does not)."""
 
 _ADD_ROWS = 65_536
+_ROTATION_ROWS = 131_072
 _ONE_BY_ONE = 10
 """FAISS's number for scanning list by list, without preparing blocks of queries (IndexIVFFastScan.h, `implem`)."""
 
@@ -59,9 +61,7 @@ class AnnIndex:
         try:
             index = faiss.index_factory(store.dim, spec.factory, faiss.METRIC_INNER_PRODUCT)
             _prepare(faiss, index, seed)
-            rows = widen(store.take(sample))
-            _train_rotation(faiss, index, rows)
-            index.train(rows)
+            adding = _train(faiss, index, store, sample, seed)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise QueryError(
@@ -70,9 +70,10 @@ class AnnIndex:
             ) from error
         clone = gpu.clone_of(index)
         add = index.add_with_ids if clone is None else clone.add
-        for start in range(0, len(ids), _ADD_ROWS):
-            part = ids[start : start + _ADD_ROWS]
-            add(widen(store.take(part)), part)
+        with adding:
+            for start in range(0, len(ids), _ADD_ROWS):
+                part = ids[start : start + _ADD_ROWS]
+                add(widen(store.take(part)), part)
         return cls(index if clone is None else clone.to_cpu())
 
     def search(self, queries: Float32, n: int, *, nprobe: int, mask: Mask | None = None) -> Int64:
@@ -123,17 +124,29 @@ class AnnIndex:
         return cls(index)
 
 
-def _train_rotation(faiss: Any, index: Any, rows: Float32) -> None:
-    """Train a PCA in front of an index on rows (n, dim), so that it keeps inner products as well as it can.
+def _train(faiss: Any, index: Any, store: VectorStore, sample: Int64, seed: int) -> AbstractContextManager[None]:
+    """Train an index on the rows `sample` (n,), and return what to add rows within."""
+    if not coarse.is_two_level(faiss, index):
+        rows = widen(store.take(sample))
+        _train_rotation(faiss, index, rows)
+        index.train(rows)
+        return nullcontext()
+    _train_rotation(faiss, index, widen(store.take(sample[:: -(-len(sample) // _ROTATION_ROWS)])))
+    tree = coarse.train(faiss, index, store, sample, seed=seed)
+    return coarse.choosing_lists_by(faiss.downcast_index(faiss.extract_index_ivf(index)), tree)
 
-    FAISS's own subtracts the mean from rows and queries alike. That is right for distances; of an inner product it
+
+def _train_rotation(faiss: Any, index: Any, rows: Float32) -> None:
+    """Train a rotation or a PCA in front of an index on rows (n, dim), so that it keeps inner products as it can.
+
+    FAISS's own PCA subtracts the mean from rows and queries alike. That is right for distances; of an inner product it
     takes away row · mean, which differs from row to row.
     """
     if not isinstance(index, faiss.IndexPreTransform):
         return
     first = faiss.downcast_VectorTransform(index.chain.at(0))
+    first.train(rows)
     if isinstance(first, faiss.PCAMatrix):
-        first.train(rows)
         faiss.copy_array_to_vector(np.zeros(first.d_out, dtype=np.float32), first.b)
 
 

@@ -44,9 +44,16 @@ def train_coarse(faiss: Any, ivf: Any) -> None:
 
 
 def fits(faiss: Any, index: Any) -> bool:
-    """Return True for an index that a GPU takes: IVF-PQ of 8-bit codes of one of its lengths, behind no rotation."""
+    """Return True for an index that a GPU takes: IVF-PQ of 8-bit codes of one of its lengths, behind no rotation.
+
+    Its lists must be chosen by comparing with every centroid.
+    """
     index = faiss.downcast_index(index)
-    return isinstance(index, faiss.IndexIVFPQ) and index.pq.nbits == 8 and index.code_size in CODES
+    if not isinstance(index, faiss.IndexIVFPQ):
+        return False
+    if not isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat):
+        return False
+    return index.pq.nbits == 8 and index.code_size in CODES
 
 
 def takes(n_queries: int, n: int, nprobe: int, share: float) -> bool:

@@ -27,9 +27,20 @@ On the vectors of `compact` and on CLIP-like ones the same codes find more of th
 with centroids costs half.
 """
 
+TWO_LEVELS_FROM = 8192
+"""From so many lists on they are found in two levels and chosen by codes (see `coarse`), and hold 64 vectors each.
+
+With fewer a query is compared with every centroid, and the square root of the number of vectors decides.
+"""
+
 _FACTORY = re.compile(
-    r"(?:OPQ\d+(?:_\d+)?,|PCAR?\d+,)?IVF(?P<nlist>\d+),(?:Flat|SQ8|SQfp16|PQ\d+(?:x4fs|x\d+)?(?:np)?)"
+    r"(?P<before>OPQ\d+(?:_\d+)?,|PCAR?\d+,)?IVF(?P<nlist>\d+)(?P<coarse>\(PQ\d+x4fs,RFlat\))?,"
+    r"(?P<codes>Flat|SQ8|SQfp16|PQ\d+(?:x4fs|x\d+)?(?:np)?)"
 )
+_FINE_LIST = 64
+_MOST_LISTS = 2**18
+_MOST_TRAINED = 2**21  # rows: a gigabyte, as they are held
+_FINE_PROBED = 256
 _POINTS_PER_LIST = 39  # what FAISS's k-means asks for before it warns
 _MIN_8_BIT = 256
 
@@ -59,7 +70,11 @@ def choose_spec(n: int, dim: int, kind: IndexKind = "auto", *, on_gpu: bool = Fa
         return _factory(n, kind)
     nlist = 2 ** round(math.log2(4 * math.sqrt(n)))
     nlist = max(1, min(nlist, n // _POINTS_PER_LIST))
-    coarse = f"IVF{nlist}"  # no graph over the centroids: docs/search-index.md has what was measured
+    coarse = f"IVF{nlist}"
+    fine = min(_MOST_LISTS, 2 ** round(math.log2(n / _FINE_LIST)))
+    is_fine = fine >= TWO_LEVELS_FROM and dim % 16 == 0 and dim >= REDUCED_FROM and kind != "ivfsq8" and not on_gpu
+    if is_fine:  # no graph over the centroids: docs/search-index.md has what was measured
+        nlist, coarse = fine, f"IVF{fine}(PQ{dim // 8}x4fs,RFlat)"
     if kind == "ivfsq8":
         codes, words = "SQ8", "8 bits a number"
     elif on_gpu and n >= _MIN_8_BIT:
@@ -75,8 +90,8 @@ def choose_spec(n: int, dim: int, kind: IndexKind = "auto", *, on_gpu: bool = Fa
     return IndexSpec(
         factory=f"{coarse},{codes}",
         nlist=nlist,
-        nprobe=max(1, nlist // 32),
-        train_size=min(n, nlist * _POINTS_PER_LIST),
+        nprobe=_FINE_PROBED if is_fine else max(1, nlist // 32),
+        train_size=min(n, nlist * _POINTS_PER_LIST, _MOST_TRAINED),
         reason=f"{n:,} vectors in {nlist:,} lists, {words}, rescored from the stored rows"
         + ("" if kind == "auto" else f"; {kind} was asked for"),
     )
@@ -84,17 +99,21 @@ def choose_spec(n: int, dim: int, kind: IndexKind = "auto", *, on_gpu: bool = Fa
 
 def finer(spec: IndexSpec, n: int, dim: int) -> IndexSpec | None:
     """Return the next index to try when one cannot reach its recall: longer codes, then 8 bits a number; else None."""
-    coarse, _, codes = spec.factory.rpartition(",")
+    found = _FACTORY.fullmatch(spec.factory)
+    if found is None:
+        return None
+    before, codes = found["before"] or "", found["codes"]
+    lists = f"IVF{found['nlist']}{found['coarse'] or ''}"
     length = int(codes[2:-4]) if codes.endswith("x4fs") else 0
-    width = int(coarse.partition(",")[0].removeprefix("PCAR")) if coarse.startswith("PCAR") else dim
+    width = int(before[4:-1]) if before.startswith("PCAR") else dim
     if 0 < length < width // 2 and width % 2 == 0:
         codes, words = f"PQ{width // 2}x4fs", f"{width // 2} 4-bit codes"
     elif codes.startswith("PQ"):
-        coarse, codes, words = coarse.rpartition(",")[2], "SQ8", "8 bits a number"
+        before, codes, words = "", "SQ8", "8 bits a number"
     else:
         return None
     reason = f"{n:,} vectors in {spec.nlist:,} lists, {words} each, for shorter codes missed the recall asked for"
-    return IndexSpec(f"{coarse},{codes}", spec.nlist, spec.nprobe, spec.train_size, reason)
+    return IndexSpec(f"{before}{lists},{codes}", spec.nlist, spec.nprobe, spec.train_size, reason)
 
 
 def _factory(n: int, factory: str) -> IndexSpec:
@@ -108,7 +127,7 @@ def _factory(n: int, factory: str) -> IndexSpec:
         factory=factory,
         nlist=nlist,
         nprobe=max(1, nlist // 32),
-        train_size=min(n, max(nlist * _POINTS_PER_LIST, 10_000)),
+        train_size=min(n, max(min(nlist * _POINTS_PER_LIST, _MOST_TRAINED), 10_000)),
         reason=f"{factory} was asked for; rescored from the stored rows",
     )
 
