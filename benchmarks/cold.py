@@ -49,7 +49,8 @@ def compare(place: Path, rows: int) -> None:
     """Build both indexes and print what a cold process does with each."""
     write_vectors(place, rows)
     chosen = choose_spec(rows, DIM, "ivfpq")
-    for kind in ("ivfpq", f"IVF{chosen.nlist},PQ64np"):
+    lists = chosen.factory[chosen.factory.index("IVF") : chosen.factory.rindex(",")]
+    for kind in ("ivfpq", f"{lists},PQ64np"):
         build(place, kind, rows)
         for limit in (None, LIMIT):
             group = cgroup(limit)

@@ -48,6 +48,7 @@ def train(faiss: Any, index: Any, store: VectorStore, sample: Int64, *, seed: in
     tree.train(centroids)
     tree.add(centroids)
     tree.nprobe = _CELLS_SEARCHED
+    tree.make_direct_map()  # 8-bit codes are of what a row differs from its centroid by
     quantizer = faiss.downcast_index(ivf.quantizer)
     quantizer.train(centroids)
     quantizer.add(centroids)

@@ -60,6 +60,10 @@ MAKERS: dict[str, Callable[[], VectorIndex]] = {
     "8-bit codes": lambda: ivf(ROWS, "IVF32,PQ8np"),
     "behind a PCA": lambda: ivf(2400, "PCAR16,IVF32,PQ8x4fs"),
     "behind a rotation": lambda: ivf(2400, "OPQ8,IVF32,PQ8np"),
+    "lists of two levels": lambda: ivf(ROWS, "IVF32(PQ8x4fs,RFlat),PQ8x4fs"),
+    "lists of two levels behind a PCA, with a tail": lambda: ivf(2400, "PCAR16,IVF32(PQ4x4fs,RFlat),PQ8x4fs"),
+    "lists of two levels, 8-bit codes": lambda: ivf(ROWS, "IVF32(PQ8x4fs,RFlat),PQ8np"),
+    "lists of two levels behind a rotation": lambda: ivf(ROWS, "OPQ8,IVF32(PQ8x4fs,RFlat),SQ8"),
     "compacted, exact": lambda: compacted(0, "flat"),
     "compacted, ivfpq": lambda: compacted(ROWS, "ivfpq"),
     "compacted, ivfsq8 with a tail": lambda: compacted(2400, "ivfsq8"),
@@ -219,10 +223,11 @@ def test_large_stores_are_searched_past_the_cache(monkeypatch: pytest.MonkeyPatc
         assert index.search(VECTORS[[42]], 1).ids[0, 0] == 42
 
 
-def test_saved_index_is_the_same_index(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["ivfpq", "PCAR16,IVF32(PQ4x4fs,RFlat),PQ8x4fs"])
+def test_saved_index_is_the_same_index(tmp_path: Path, kind: str) -> None:
     rows = store()
     ids = np.arange(ROWS, dtype=np.int64)
-    built = AnnIndex.build(choose_spec(ROWS, DIM, "ivfpq"), rows, ids)
+    built = AnnIndex.build(choose_spec(ROWS, DIM, kind), rows, ids)
     with (tmp_path / "index.faiss").open("wb") as file:
         built.save(file)
     loaded = AnnIndex.load(tmp_path / "index.faiss", dim=DIM)
@@ -281,7 +286,9 @@ def test_store_takes_rows_from_every_block() -> None:
     ("n", "dim", "kind", "factory"),
     [
         (1000, 384, "auto", "Flat"),
-        (1_000_000, 384, "auto", "PCAR192,IVF4096,PQ48x4fs"),
+        (300_000, 384, "auto", "PCAR192,IVF2048,PQ48x4fs"),
+        (1_000_000, 384, "auto", "PCAR192,IVF16384(PQ48x4fs,RFlat),PQ48x4fs"),
+        (10_000_000, 32, "auto", "IVF16384,PQ8x4fs"),
         (1_000_000, 384, "flat", "Flat"),
         (10, 384, "ivfpq", "Flat"),
         (100, 30, "ivfpq", "IVF2,PQ6x4fs"),

@@ -226,10 +226,11 @@ def test_tuning_raises_candidates_or_lists_until_both_kinds_are_served() -> None
     reduced = choose_spec(1_000_000, 384)
     longer = finer(reduced, 1_000_000, 384)
     assert longer is not None
-    assert (reduced.factory, longer.factory) == ("PCAR192,IVF4096,PQ48x4fs", "PCAR192,IVF4096,PQ96x4fs")
+    lists = "IVF16384(PQ48x4fs,RFlat)"
+    assert (reduced.factory, longer.factory) == (f"PCAR192,{lists},PQ48x4fs", f"PCAR192,{lists},PQ96x4fs")
     last = finer(longer, 1_000_000, 384)
     assert last is not None
-    assert last.factory == "IVF4096,SQ8"
+    assert last.factory == f"{lists},SQ8"
 
 
 @pytest.mark.parametrize(
@@ -237,10 +238,12 @@ def test_tuning_raises_candidates_or_lists_until_both_kinds_are_served() -> None
     [
         (1000, "auto", False, "Flat"),
         (1_000_000, "flat", False, "Flat"),
-        (1_000_000, "auto", False, "PCAR256,IVF4096,PQ64x4fs"),
+        (300_000, "auto", False, "PCAR256,IVF2048,PQ64x4fs"),
+        (1_000_000, "auto", False, "PCAR256,IVF16384(PQ64x4fs,RFlat),PQ64x4fs"),
         (1_000_000, "auto", True, "IVF4096,PQ64np"),
         (1_000_000, "ivfsq8", False, "IVF4096,SQ8"),
-        (100_000_000, "auto", False, "PCAR256,IVF32768,PQ64x4fs"),
+        (100_000_000, "auto", False, "PCAR256,IVF262144(PQ64x4fs,RFlat),PQ64x4fs"),
+        (1_000_000, "IVF8192(PQ64x4fs,RFlat),PQ64np", False, "IVF8192(PQ64x4fs,RFlat),PQ64np"),
         (1_000_000, "OPQ64,IVF1024,PQ64np", False, "OPQ64,IVF1024,PQ64np"),
         (63, "ivfpq", False, "Flat"),
         (100, "IVF64,PQ8np", False, "Flat"),

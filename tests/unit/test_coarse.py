@@ -1,0 +1,109 @@
+"""Lists of two levels: as many as were asked for, rows near their centroids, the same index from the same seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmsearch.types import Float32
+from mmsearch.vectors import coarse
+from mmsearch.vectors.ann import AnnIndex
+from mmsearch.vectors.backend import require_faiss
+from mmsearch.vectors.spec import choose_spec
+from mmsearch.vectors.store import Block, VectorStore
+from tests.support import random_units
+
+DIM, ROWS, LISTS = 32, 4000, 64
+FACTORY = f"IVF{LISTS}(PQ16x4fs,RFlat),PQ16x4fs"
+
+
+@pytest.fixture(scope="module")
+def built() -> tuple[Float32, AnnIndex]:
+    rows = clustered()
+    return rows, build(rows)
+
+
+def clustered() -> Float32:
+    centres = random_units(40, DIM, seed=3)
+    rows = centres[np.arange(ROWS) % 40] + 0.4 * random_units(ROWS, DIM, seed=4)
+    normed: Float32 = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
+    return normed
+
+
+def build(rows: Float32, seed: int = 0) -> AnnIndex:
+    store = VectorStore(DIM, [Block(0, rows.astype(np.float16))])
+    return AnnIndex.build(choose_spec(ROWS, DIM, FACTORY), store, np.arange(ROWS), seed=seed)
+
+
+def ivf_of(index: AnnIndex) -> Any:
+    """Return the IVF index inside, which lives as long as `index`."""
+    faiss = require_faiss()
+    return faiss.downcast_index(faiss.extract_index_ivf(index._index))
+
+
+def centroids_of(ivf: Any) -> Float32:
+    faiss = require_faiss()
+    found: Float32 = faiss.downcast_index(faiss.downcast_index(ivf.quantizer).refine_index).reconstruct_n(0, ivf.nlist)
+    return found
+
+
+def test_there_are_as_many_lists_as_were_asked_for(built: tuple[Float32, AnnIndex]) -> None:
+    rows, index = built
+    ivf = ivf_of(index)
+    assert coarse.is_two_level(require_faiss(), ivf)
+    assert ivf.quantizer.ntotal == ivf.nlist == LISTS
+    assert np.linalg.norm(centroids_of(ivf), axis=1) == pytest.approx(np.ones(LISTS), abs=1e-5)
+    sizes = [ivf.invlists.list_size(number) for number in range(LISTS)]
+    assert sum(sizes) == len(rows)
+    assert max(sizes) < 4 * ROWS / LISTS
+
+
+def test_rows_lie_in_the_lists_nearest_to_them(built: tuple[Float32, AnnIndex]) -> None:
+    rows, index = built
+    ivf = ivf_of(index)
+    nearest = (rows @ centroids_of(ivf).T).argmax(axis=1)
+    faiss = require_faiss()
+    inside = []
+    for number in range(LISTS):
+        size = ivf.invlists.list_size(number)
+        ids = faiss.rev_swig_ptr(ivf.invlists.get_ids(number), size).copy()
+        inside.append(nearest[ids] == number)
+    assert np.concatenate(inside).mean() > 0.95
+
+
+def test_lists_by_codes_are_those_that_comparing_with_all_finds(built: tuple[Float32, AnnIndex]) -> None:
+    ivf = ivf_of(built[1])
+    queries = random_units(100, DIM, seed=5)
+    found = ivf.quantizer.search(queries, 16)[1]
+    truth = np.argsort(-(queries @ centroids_of(ivf).T), axis=1)[:, :16]
+    shares = [len(np.intersect1d(some, true)) / 16 for some, true in zip(found, truth, strict=True)]
+    assert np.mean(shares) > 0.95
+
+
+def test_the_same_seed_makes_the_same_index(built: tuple[Float32, AnnIndex]) -> None:
+    rows, index = built
+    ivf = ivf_of(index)
+    again, other = build(rows), build(rows, seed=1)
+    assert centroids_of(ivf_of(again)).tolist() == centroids_of(ivf).tolist()
+    assert centroids_of(ivf_of(other)).tolist() != centroids_of(ivf).tolist()
+
+
+def test_the_way_lists_are_chosen_comes_back_when_adding_fails(built: tuple[Float32, AnnIndex]) -> None:
+    ivf = ivf_of(built[1])
+    own = int(ivf.quantizer.this)
+    with pytest.raises(OSError, match="gone"), coarse.choosing_lists_by(ivf, require_faiss().IndexFlatIP(DIM)):
+        raise OSError("gone")
+    assert int(ivf.quantizer.this) == own
+
+
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=40).filter(any), st.data())
+def test_lists_are_shared_out_by_size(sizes: list[int], data: st.DataObject) -> None:
+    total = data.draw(st.integers(1, sum(sizes)))
+    given_out = coarse.shared_out(np.array(sizes), total)
+    assert given_out.sum() == total
+    assert (given_out <= sizes).all()
+    assert np.abs(given_out - np.array(sizes) * total / sum(sizes)).max() <= 1
