@@ -132,8 +132,8 @@ def _train(faiss: Any, index: Any, store: VectorStore, sample: Int64, seed: int)
         index.train(rows)
         return nullcontext()
     _train_rotation(faiss, index, widen(store.take(sample[:: -(-len(sample) // _ROTATION_ROWS)])))
-    tree = coarse.train(faiss, index, store, sample, seed=seed)
-    return coarse.choosing_lists_by(faiss.downcast_index(faiss.extract_index_ivf(index)), tree)
+    coarse.train(faiss, index, store, sample, seed=seed)
+    return coarse.adding(faiss, index)
 
 
 def _train_rotation(faiss: Any, index: Any, rows: Float32) -> None:

@@ -39,7 +39,7 @@ _FACTORY = re.compile(
 )
 _FINE_LIST = 64
 _MOST_LISTS = 2**18
-_MOST_TRAINED = 2**21  # rows: a gigabyte, as they are held
+_MOST_TRAINED = 6_000_000  # rows: about 3 GB in a temporary file
 _FINE_PROBED = 256
 _POINTS_PER_LIST = 39  # what FAISS's k-means asks for before it warns
 _MIN_8_BIT = 256

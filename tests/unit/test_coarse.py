@@ -92,12 +92,13 @@ def test_the_same_seed_makes_the_same_index(built: tuple[Float32, AnnIndex]) -> 
     assert centroids_of(ivf_of(other)).tolist() != centroids_of(ivf).tolist()
 
 
-def test_the_way_lists_are_chosen_comes_back_when_adding_fails(built: tuple[Float32, AnnIndex]) -> None:
-    ivf = ivf_of(built[1])
-    own = int(ivf.quantizer.this)
-    with pytest.raises(OSError, match="gone"), coarse.choosing_lists_by(ivf, require_faiss().IndexFlatIP(DIM)):
+def test_looking_harder_ends_when_adding_fails(built: tuple[Float32, AnnIndex]) -> None:
+    faiss = require_faiss()
+    quantizer = faiss.downcast_index(ivf_of(built[1]).quantizer)
+    with pytest.raises(OSError, match="gone"), coarse.adding(faiss, built[1]._index):
+        assert quantizer.k_factor > coarse.K_FACTOR
         raise OSError("gone")
-    assert int(ivf.quantizer.this) == own
+    assert quantizer.k_factor == coarse.K_FACTOR
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=40).filter(any), st.data())
