@@ -1,7 +1,7 @@
 """From ten thousand vectors to ten million: latency, memory, build time and recall, as a table and a plot.
 
 CLIP-like vectors of 512 numbers, what `choose_spec` chooses for each size, single queries on one thread. The largest
-needs 10 GB on the disk (under `$MMSEARCH_BENCH_DIR`) and about an hour. Bar: from a million to ten, latency grows less
+needs 15 GB on the disk (under `$MMSEARCH_BENCH_DIR`) and half an hour. Bar: from a million to ten, latency grows less
 than four times. `--plot FILE` draws what was measured (needs matplotlib, of `mmsearch[bench]`).
 
     python -m benchmarks.scale [ROWS …] [--plot docs/scale.png]
