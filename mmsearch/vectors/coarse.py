@@ -74,13 +74,13 @@ def _transformed(faiss: Any, index: Any, store: VectorStore, sample: Int64, dim:
     """Return rows (n, dim) as the IVF index sees them, mapped from a file that they are written to."""
     chain = index.chain if isinstance(index, faiss.IndexPreTransform) else None
     steps = [chain.at(i) for i in range(chain.size())] if chain is not None else []
-    rows = np.memmap(file, np.float16, "w+", shape=(len(sample), dim))
     for start in range(0, len(sample), _ROWS):
         some = widen(store.take(sample[start : start + _ROWS]))
         for step in steps:
             some = step.apply(some)
-        rows[start : start + len(some)] = some
-    return rows
+        file.write(some.astype(np.float16).tobytes())  # and not by the map, which a full disk would end with a signal
+    file.flush()
+    return np.memmap(file, np.float16, "r", shape=(len(sample), dim))
 
 
 def _first_level(faiss: Any, rows: Float16, nlist: int, seed: int) -> Int64:
