@@ -15,6 +15,9 @@ SELECTIVE_SHARE, SELECTIVE_ROWS = 0.02, 8192
 
 MIN_CANDIDATES = 100
 _MOST_CANDIDATES = 2000
+_WIDER = 0.85
+"""Under a mask more lists are probed by this power of one over the share that may come back (`benchmarks.masks`)."""
+
 _QUERIES_AT_ONCE = 256
 
 
@@ -97,9 +100,9 @@ class VectorIndex:
         is_selective = available <= min(SELECTIVE_SHARE * self._covered, SELECTIVE_ROWS)
         if self._ann is not None and not params.exact and not is_selective:
             # Under a mask the nearest allowed rows lie farther away, in more lists, and closer to one another.
-            wider = (len(self._store) / available) ** 0.5
-            nprobe = params.nprobe or round(self._nprobe * wider)
-            candidates = params.candidates or min(round(self._candidates * wider), _MOST_CANDIDATES)
+            fewer = len(self._store) / available
+            nprobe = params.nprobe or round(self._nprobe * fewer**_WIDER)
+            candidates = params.candidates or min(round(self._candidates * fewer**0.5), _MOST_CANDIDATES)
             wanted = max(k * max(1, params.refine_factor), candidates)
             found = self._ann.search(queries, wanted, nprobe=nprobe, mask=mask)
             tail = self._exact.candidates(queries, k, mask, start=self._covered)
