@@ -3,13 +3,15 @@
 Clustered rows of 256 numbers stand for centroids. For each number of lists probed: the time of a query on one thread
 that compares with all; the share of the nearest that 4-bit codes of them find, twice as many compared exactly (what
 `mmsearch.vectors.coarse` does); and what FAISS's graph finds as it is searched by default (efSearch 16) and with
-efSearch as large as that number.
+efSearch as large as that number. Then, on all cores, how rows that are added find their list: by the codes, 64 compared
+exactly, or compared with all.
 
     python -m benchmarks.coarse [CENTROIDS]
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -19,17 +21,18 @@ import numpy as np
 from benchmarks.clip_like import blocks, queries
 from mmsearch.types import Float32, Int64
 from mmsearch.vectors.backend import require_faiss
-from mmsearch.vectors.coarse import K_FACTOR
+from mmsearch.vectors.coarse import K_FACTOR, K_FACTOR_OF_ROWS
 
 DIM, QUERIES, M = 256, 100, 32
 PROBED = (64, 512, 2048)
+ADDED = 8192
 
 
 def main() -> None:
     """Print a line for each number of lists."""
     faiss = require_faiss()
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 16_384
-    rows = np.concatenate(list(blocks(count, DIM)))
+    rows, added = np.split(np.concatenate(list(blocks(count + ADDED, DIM))), [count])
     asked = queries("text", QUERIES, DIM)
     every = faiss.IndexFlatIP(DIM)
     every.add(rows)
@@ -50,6 +53,20 @@ def main() -> None:
             found, graph_ms = timed(graph, asked, probed)
             told += f"; graph, efSearch {effort}: {shared(truth, found):.2f}, {graph_ms:.2f} ms"
         print(told, flush=True)
+    print_adding(faiss, every, codes, added)
+
+
+def print_adding(faiss: Any, every: Any, codes: Any, added: Float32) -> None:
+    """Print how many rows find the nearest list by its code, and in which share of the time."""
+    codes.k_factor = K_FACTOR_OF_ROWS
+    faiss.omp_set_num_threads(os.cpu_count() or 1)
+    found, seconds = [], []
+    for index in (every, codes):
+        started = time.perf_counter()
+        found.append(index.search(added, 1)[1])
+        seconds.append(time.perf_counter() - started)
+    share, ratio = np.mean(found[0] == found[1]), seconds[1] / seconds[0]
+    print(f"added by codes: {share:.3f} of the rows find the nearest list, in {ratio:.2f} of the time of comparing all")
 
 
 def shared(truth: Int64, found: Int64) -> float:

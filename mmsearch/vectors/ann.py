@@ -125,8 +125,9 @@ class AnnIndex:
 
 
 def _train(faiss: Any, index: Any, store: VectorStore, sample: Int64, seed: int) -> AbstractContextManager[None]:
-    """Train an index on the rows `sample` (n,), and return what to add rows within."""
+    """Train an index on the rows `sample` (n,), on a GPU where there is one, and return what to add rows within."""
     if not coarse.is_two_level(faiss, index):
+        gpu.train_coarse(faiss, faiss.downcast_index(faiss.extract_index_ivf(index)))
         rows = widen(store.take(sample))
         _train_rotation(faiss, index, rows)
         index.train(rows)
@@ -151,10 +152,9 @@ def _train_rotation(faiss: Any, index: Any, rows: Float32) -> None:
 
 
 def _prepare(faiss: Any, index: Any, seed: int) -> None:
-    """Make training repeatable, quiet, and on a GPU where there is one."""
+    """Make training repeatable and quiet."""
     ivf = faiss.downcast_index(faiss.extract_index_ivf(index))
     ivf.cp.seed = seed + 1234
     # With few points per centroid FAISS warns on C's stdout, which is for results; `choose_spec` knows the limits.
     for clustering in (ivf.cp, *([ivf.pq.cp] if hasattr(ivf, "pq") else [])):
         clustering.min_points_per_centroid = 1
-    gpu.train_coarse(faiss, ivf)

@@ -4,15 +4,14 @@ Finer lists mean fewer rows to look at for the same recall, but comparing a quer
 costs more than it saves. So they are coded with 4 bits for four numbers (FAISS's fast scan), and the best by their
 codes are compared exactly (`IndexRefine`). Training is k-means within each cell of a k-means: the number of centroids
 that a row is compared with falls to twice its square root. Rows find their list by the codes as well, more of them
-compared exactly: of 131,072 centroids the nearest of all for 97 rows of 100 at a third of the time, where a tree of
-both levels found 77 at more.
+compared exactly. `benchmarks.coarse` prints what both cost, and how many of the nearest they find.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import IO, Any
 
 import numpy as np
@@ -23,8 +22,10 @@ from mmsearch.vectors.store import VectorStore, widen
 K_FACTOR = 2.0
 """So many times the lists probed are compared exactly."""
 
+K_FACTOR_OF_ROWS = 64.0
+"""So many lists are compared exactly with a row that is added."""
+
 _ITERATIONS = 10
-_K_FACTOR_OF_ROWS = 64.0
 _FIRST_LEVEL_POINTS = 256
 _ROWS = 65_536
 _CODE_ROWS = 65_536
@@ -43,7 +44,7 @@ def train(faiss: Any, index: Any, store: VectorStore, sample: Int64, *, seed: in
     float16 and as wide as the index sees it.
     """
     ivf = faiss.downcast_index(faiss.extract_index_ivf(index))
-    with TemporaryFile() as file:
+    with _scratch() as file:
         rows = _transformed(faiss, index, store, sample, ivf.d, file)
         cells = _first_level(faiss, rows, ivf.nlist, seed)
         centroids = np.concatenate(list(_second_level(faiss, rows, cells, ivf.nlist, seed)))
@@ -63,11 +64,23 @@ def adding(faiss: Any, index: Any) -> Iterator[None]:
     """Look harder for the nearest list, for rows that are added meanwhile: one is all that a row has."""
     ivf = faiss.downcast_index(faiss.extract_index_ivf(index))
     quantizer = faiss.downcast_index(ivf.quantizer)
-    quantizer.k_factor = _K_FACTOR_OF_ROWS
+    quantizer.k_factor = K_FACTOR_OF_ROWS
     try:
         yield
     finally:
         quantizer.k_factor = K_FACTOR
+
+
+@contextmanager
+def _scratch() -> Iterator[IO[bytes]]:
+    """Give a temporary file; an error of it, which has no name, tells the folder."""
+    try:
+        with TemporaryFile() as file:
+            yield file
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror, gettempdir()) from error
+        raise
 
 
 def _transformed(faiss: Any, index: Any, store: VectorStore, sample: Int64, dim: int, file: IO[bytes]) -> Float16:

@@ -90,7 +90,7 @@ def choose_spec(n: int, dim: int, kind: IndexKind = "auto", *, on_gpu: bool = Fa
     return IndexSpec(
         factory=f"{coarse},{codes}",
         nlist=nlist,
-        nprobe=_FINE_PROBED if is_fine else max(1, nlist // 32),
+        nprobe=_first_probed(nlist, is_fine=is_fine),
         train_size=min(n, nlist * _POINTS_PER_LIST, _MOST_TRAINED),
         reason=f"{n:,} vectors in {nlist:,} lists, {words}, rescored from the stored rows"
         + ("" if kind == "auto" else f"; {kind} was asked for"),
@@ -126,10 +126,15 @@ def _factory(n: int, factory: str) -> IndexSpec:
     return IndexSpec(
         factory=factory,
         nlist=nlist,
-        nprobe=max(1, nlist // 32),
+        nprobe=_first_probed(nlist, is_fine=found["coarse"] is not None),
         train_size=min(n, max(min(nlist * _POINTS_PER_LIST, _MOST_TRAINED), 10_000)),
         reason=f"{factory} was asked for; rescored from the stored rows",
     )
+
+
+def _first_probed(nlist: int, *, is_fine: bool) -> int:
+    """Return how many lists tuning begins with."""
+    return min(nlist, _FINE_PROBED) if is_fine else max(1, nlist // 32)
 
 
 def _flat(reason: str) -> IndexSpec:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -99,6 +102,18 @@ def test_looking_harder_ends_when_adding_fails(built: tuple[Float32, AnnIndex]) 
         assert quantizer.k_factor > coarse.K_FACTOR
         raise OSError("gone")
     assert quantizer.k_factor == coarse.K_FACTOR
+
+
+def test_a_full_disk_is_told_with_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, _content: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(coarse, "TemporaryFile", Full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        build(clustered())
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == gettempdir()
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=40).filter(any), st.data())
