@@ -52,6 +52,7 @@ def train(faiss: Any, index: Any, store: VectorStore, sample: Int64, *, seed: in
         few = widen(rows[np.sort(some)])
         del rows
     quantizer = faiss.downcast_index(ivf.quantizer)
+    faiss.downcast_index(quantizer.base_index).pq.cp.min_points_per_centroid = 1  # else it warns of a few lists
     quantizer.train(centroids)
     quantizer.add(centroids)
     quantizer.k_factor = K_FACTOR

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmsearch.types import Float32
+from mmsearch.types import Float32, SearchParams
 from mmsearch.vectors import coarse
 from mmsearch.vectors.ann import AnnIndex
 from mmsearch.vectors.backend import require_faiss
+from mmsearch.vectors.index import VectorIndex, recall_of
 from mmsearch.vectors.spec import choose_spec
 from mmsearch.vectors.store import Block, VectorStore
 from tests.support import random_units
@@ -102,6 +103,28 @@ def test_looking_harder_ends_when_adding_fails(built: tuple[Float32, AnnIndex]) 
         assert quantizer.k_factor > coarse.K_FACTOR
         raise OSError("gone")
     assert quantizer.k_factor == coarse.K_FACTOR
+
+
+def test_a_filter_reaches_far_enough_into_fine_lists() -> None:
+    """With as many lists more as the square root of the share says, this finds 0.92 of them."""
+    count = 20_000
+    centres = random_units(400, DIM, seed=3)
+    rows = centres[np.arange(count) % 400] + 0.8 * random_units(count, DIM, seed=4)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    store = VectorStore(DIM, [Block(0, rows.astype(np.float16))])
+    ann = AnnIndex.build(choose_spec(count, DIM, "IVF512(PQ16x4fs,RFlat),PQ16x4fs"), store, np.arange(count))
+    index = VectorIndex(store, ann=ann, covered=count, nprobe=8)
+    queries = rows[:100] + 0.6 * random_units(100, DIM, seed=5)
+    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+    mask = np.random.default_rng(1).random(count) < 0.2
+    found = index.search(queries, 10, allowed=mask)
+    truth = index.search(queries, 10, allowed=mask, params=SearchParams(exact=True))
+    assert recall_of(found, truth) > 0.95
+
+
+def test_training_on_few_lists_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    build(clustered())
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_full_disk_is_told_with_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
