@@ -113,7 +113,7 @@ class RerankerSpec:
     """What must be known of a reranker.
 
     Two with one `fingerprint` make the same states and scores. `weight` is what a matching score counts for beside a
-    cosine: the final score is similarity + weight × matching score.
+    cosine, in `mmsearch.rerank.blending`.
     """
 
     uri: str

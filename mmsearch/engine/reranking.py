@@ -15,6 +15,7 @@ from mmsearch.corpora.places import open_place
 from mmsearch.engine.query import ImageQuery, TextQuery
 from mmsearch.errors import ImageError
 from mmsearch.images import content_hash, decode
+from mmsearch.rerank.blending import blend
 from mmsearch.types import Float32, Hit, Reranker, UInt8
 
 _AT_ONCE = 16
@@ -48,7 +49,7 @@ class SecondLook:
         self._cache = StateCache(collection.layout.states(reranker.spec.fingerprint))
 
     def reorder(self, query: TextQuery | ImageQuery, hits: Sequence[Hit]) -> Reordered:
-        """Return the hits of a query by similarity + weight × matching score: pictures for words, or captions."""
+        """Return the hits of a query by similarity and matching score: pictures for words, or captions."""
         unseen: tuple[str, ...] = ()
         if isinstance(query, TextQuery):
             states, unseen = self.states(hits)
@@ -108,9 +109,11 @@ def reordered(hits: Sequence[Hit], scores: dict[int, float], weight: float) -> t
 
     Equal scores are in order of item id.
     """
+    similarity = np.array([hits[place].similarity for place in scores], dtype=np.float32)
+    blended = blend(similarity, np.array(list(scores.values()), dtype=np.float32), weight).tolist()
     looked_at = [
-        replace(hits[place], score=hits[place].similarity + weight * matched, rerank_score=matched)
-        for place, matched in scores.items()
+        replace(hits[place], score=score, rerank_score=matched)
+        for score, (place, matched) in zip(blended, scores.items(), strict=True)
     ]
     looked_at.sort(key=lambda hit: (-hit.score, hit.item.id))
     rest = iter(looked_at)

@@ -18,6 +18,7 @@ from mmsearch.evaluation.embed import Progress
 from mmsearch.evaluation.ranks import NOT_FOUND, Ranks, rank_found
 from mmsearch.evaluation.systems import IndexRecall, Latency, System
 from mmsearch.images import decode
+from mmsearch.rerank.blending import blend
 from mmsearch.types import Float32, Neighbors, Reranker, UInt8
 
 _AT_ONCE = 16
@@ -26,7 +27,7 @@ _HELD_BYTES = 500_000_000
 
 
 class RerankedSystem:
-    """The first `candidates` answers of another system, by similarity + weight × matching score."""
+    """The first `candidates` answers of another system, by similarity and matching score."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class RerankedSystem:
             named = self._first.describe(task, wanted[wanted >= 0].tolist())  # what vanished meanwhile is not in it
             places = np.flatnonzero(np.isin(wanted, list(named)))
             matched = self._matched(task, row, [named[one][1] for one in wanted[places].tolist()])
-            blended = scores[number, places] + np.float32(self._reranker.spec.weight) * matched
+            blended = blend(scores[number, places], matched, self._reranker.spec.weight)
             order = np.lexsort((ids[number, places], -blended))
             ids[number, places], scores[number, places] = ids[number, places][order], blended[order]
             self._progress(number + 1, len(rows))

@@ -18,6 +18,7 @@ from mmsearch.errors import QueryError, UnknownReranker
 from mmsearch.evaluation.dataset import Direction
 from mmsearch.evaluation.runner import evaluate
 from mmsearch.rerank import load_reranker
+from mmsearch.rerank.blending import blend
 from mmsearch.types import Filter, Hit, Item, Modality, SearchResult
 from tests.support import COLOURS, ToyEncoder, ToyReranker, plain
 
@@ -59,9 +60,9 @@ def test_words_find_what_is_read_together_with_them(engine: SearchEngine, rerank
     found = engine.search("green", k=6, rerank=True)
     assert stems(found)[0] == "red-green"
     assert [hit.rank for hit in found] == [1, 2, 3, 4, 5, 6]
-    for hit in found:
-        assert hit.rerank_score is not None
-        assert hit.score == pytest.approx(hit.similarity + hit.rerank_score)
+    matched = np.float32([hit.rerank_score for hit in found])
+    blended = blend(np.float32([hit.similarity for hit in found]), matched, reranker.spec.weight)
+    assert [hit.score for hit in found] == pytest.approx(blended.tolist())
     assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
     assert found.timings["rerank"] > 0
     assert found.notes == ()
@@ -214,7 +215,7 @@ def test_a_damaged_file_is_no_file(tmp_path: Path, content: bytes | None) -> Non
 
 
 def test_eval_measures_the_second_look(folder: Path, toy: ToyEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    reranker = ToyReranker(weight=1.0)
+    reranker = ToyReranker(weight=2.0)
     monkeypatch.setattr("mmsearch.evaluation.runner.load_reranker", lambda _uri, _encoder, device=None: reranker)
     corpus = folder / "captions.jsonl"
     corpus.write_text(

@@ -10,6 +10,7 @@ import torch
 
 from mmsearch.evaluation.dataset import Direction
 from mmsearch.evaluation.ranks import NOT_FOUND
+from mmsearch.rerank.blending import blend
 from mmsearch.runtime.devices import may_have_fast_bfloat16
 from mmsearch.training.rerank.matcher import Matcher
 from mmsearch.training.rerank.tokens import TokenSet
@@ -42,7 +43,7 @@ class Candidates:
 
     def ranks(self, matched: Float32, weight: float) -> Int64:
         """Return the rank of the first right answer by query (q,), NOT_FOUND where none is among the candidates."""
-        order = np.argsort(-(self.similarity + np.float32(weight) * matched), axis=1, kind="stable")
+        order = np.argsort(-blend(self.similarity, matched, weight), axis=1, kind="stable")
         right = np.take_along_axis(self.right, order, axis=1)
         ranks: Int64 = np.where(right.any(axis=1), 1 + right.argmax(axis=1), NOT_FOUND)
         return ranks
