@@ -49,7 +49,7 @@ def load(name: str, encoder: Encoder, _device: str | None = None) -> CrossAttent
     was made for another encoder, WeightsUnavailable for one that was named and is damaged.
     """
     for folder in _named(name) if name else _helpful():
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         if manifest["encoder"]["fingerprint"] == encoder.spec.fingerprint and isinstance(encoder, TokenEncoder):
             return CrossAttentionReranker(encoder, folder)
     make = f"make one with 'mmsearch train CAPTIONS --reranker --name NAME --encoder {encoder.spec.uri}', "
@@ -65,8 +65,13 @@ def _named(name: str) -> list[Path]:
     for folder in (WEIGHTS / name, Settings.from_environment().reranker_path(name)):
         if (folder / _MANIFEST).is_file():
             return [folder]
-    known = ", ".join(f"{SCHEME}:{folder.name}" for folder in (*_in(WEIGHTS), *_in(_home())))
+    known = ", ".join(f"{SCHEME}:{folder.name}" for folder in folders())
     raise UnknownReranker(f"There is no reranker '{SCHEME}:{name}': there are {known or 'none'}.")
+
+
+def folders() -> list[Path]:
+    """Return the folders of all rerankers: those that ship, then a person's own."""
+    return [*_in(WEIGHTS), *_in(_home())]
 
 
 def _helpful() -> list[Path]:
@@ -74,7 +79,7 @@ def _helpful() -> list[Path]:
     own = []
     for folder in _in(_home()):
         try:
-            manifest = _read_manifest(folder)
+            manifest = read_manifest(folder)
         except WeightsUnavailable as error:
             _log.warning("%s", error)
             continue
@@ -99,7 +104,7 @@ class CrossAttentionReranker:
         """Describe the reranker in `folder`; `threads` defaults to those of `Settings`."""
         self._encoder, self._folder = encoder, folder
         self._threads = threads or Settings.from_environment().threads
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         self._sha256 = {name: str(manifest["files"][name]["sha256"]) for name in (PICTURE, MATCH)}
         recipe = [encoder.spec.fingerprint, sorted(self._sha256.items())]
         self._spec = RerankerSpec(
@@ -207,7 +212,7 @@ def _joined(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]
     return [(words[number][0], words[number][1]) if number >= 0 else (0, 0) for number in numbers]
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """Return what the manifest in a folder says; raise WeightsUnavailable for none that this version understands."""
     path = folder / _MANIFEST
     advice = "install mmsearch again" if folder.parent == WEIGHTS else "restore it, or make it again with --force"

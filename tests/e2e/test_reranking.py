@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mmsearch.rerank.cross_attention import WEIGHTS
 from tests.e2e.test_cli import call
 from tests.support import PHOTOS
 
@@ -94,3 +95,29 @@ def test_explain_draws_a_map(home: Path, tmp_path: Path) -> None:
     without_words = call(home, "explain", "…", str(PHOTOS / "red-car.jpg"))
     assert (without_words.returncode, len(without_words.stdout.splitlines())) == (0, 1)
     assert "compact:v2 reads English" in call(home, "explain", "日本語", str(PHOTOS / "red-car.jpg")).stderr
+
+
+def test_rerankers_are_listed(tmp_path: Path) -> None:
+    shipped = {"uri": "cross_attention:compact-v2", "encoder": "compact:v2", "by_itself": True}
+    for name, content in (
+        ("mine", (WEIGHTS / "compact-v2" / "manifest.json").read_text()),
+        ("broken", "no manifest"),
+    ):
+        (tmp_path / "rerankers" / name).mkdir(parents=True)
+        (tmp_path / "rerankers" / name / "manifest.json").write_text(content)
+    done = call(tmp_path, "models", "--rerankers", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "broken" in done.stderr
+    own, other = json.loads(done.stdout)
+    assert 0 < own.pop("megabytes") < 12
+    assert own == shipped
+    assert other == {"uri": "cross_attention:mine", "encoder": "compact:v2", "megabytes": 0.0, "by_itself": False}
+    some = call(tmp_path, "models", "--rerankers", "mine")
+    assert [line.split()[0] for line in some.stdout.splitlines()] == ["uri", "cross_attention:mine"]
+    none = call(tmp_path, "models", "--rerankers", "of-nobody")
+    assert (none.returncode, none.stdout) == (1, "")
+    assert "mmsearch train CAPTIONS --reranker" in none.stderr
+    wrong = call(tmp_path, "models", "--rerankers", "--on-disk")
+    assert wrong.returncode == 2
+    assert "leave them out" in wrong.stderr
