@@ -92,7 +92,7 @@ def one(place: Path, kind: str) -> dict[str, Any]:
     started = time.perf_counter()
     file = place / f"{kind}.faiss"
     vectors = store(place)
-    ann = AnnIndex.load(file, dim=DIM)
+    ann = AnnIndex.load(file, dim=DIM, vectors=len(vectors))
     index = VectorIndex(vectors, ann=ann, covered=vectors.end_id, nprobe=told["nprobe"], candidates=told["candidates"])
     index.search(asked[:1], K)
     first = 1000 * (time.perf_counter() - started)

@@ -177,7 +177,7 @@ def ours(place: Path) -> dict[str, Any]:
     build = time.perf_counter() - started
     del ann
     before = anonymous()
-    opened = AnnIndex.load(place / "index.faiss", dim=DIM)
+    opened = AnnIndex.load(place / "index.faiss", dim=DIM, vectors=len(ids))
     index = VectorIndex(rows, ann=opened, covered=len(ids), nprobe=tuned.nprobe, candidates=tuned.candidates)
     disk = (place / "index.faiss").stat().st_size / 1e6
     result = measured(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,10 +29,12 @@ _ONE_BY_ONE = 10
 class AnnIndex:
     """A trained and filled FAISS IVF index, perhaps behind a rotation (OPQ), whose ids are our vector ids."""
 
-    def __init__(self, index: Any) -> None:
-        """Take over a FAISS IVF index, or an IndexPreTransform around one; see `build` and `load`."""
+    def __init__(self, index: Any, *, vectors: int) -> None:
+        """Take over a FAISS IVF index of that many vectors, perhaps in an IndexPreTransform; see `build` and `load`."""
         faiss = require_faiss()
         self._index = index
+        self._vectors = vectors
+        self._copies = max(1, index.ntotal // max(1, vectors))  # lists that a vector lies in
         self._ivf = faiss.extract_index_ivf(index)
         self._is_wrapped = isinstance(index, faiss.IndexPreTransform)
         ivf = faiss.downcast_index(self._ivf)
@@ -41,7 +44,7 @@ class AnnIndex:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return self._vectors
 
     @property
     def nlist(self) -> int:
@@ -61,7 +64,7 @@ class AnnIndex:
         try:
             index = faiss.index_factory(store.dim, spec.factory, faiss.METRIC_INNER_PRODUCT)
             _prepare(faiss, index, seed)
-            adding = _train(faiss, index, store, sample, seed)
+            _train(faiss, index, store, sample, seed)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise QueryError(
@@ -69,12 +72,11 @@ class AnnIndex:
                 " index."
             ) from error
         clone = gpu.clone_of(index)
-        add = index.add_with_ids if clone is None else clone.add
-        with adding:
+        with _adding(faiss, index if clone is None else clone) as add:
             for start in range(0, len(ids), _ADD_ROWS):
                 part = ids[start : start + _ADD_ROWS]
                 add(widen(store.take(part)), part)
-        return cls(index if clone is None else clone.to_cpu())
+        return cls(index if clone is None else clone.to_cpu(), vectors=len(ids))
 
     def search(self, queries: Float32, n: int, *, nprobe: int, mask: Mask | None = None) -> Int64:
         """Return ids (nq, n), best first by their codes, padded with −1; only ids where `mask` is True."""
@@ -88,9 +90,9 @@ class AnnIndex:
         if self._fast_scan is not None:  # of its ways this is a tenth faster for a query by itself; both find the same
             self._fast_scan.implem = _ONE_BY_ONE if len(queries) < BATCH_QUERIES else 0
         parameters, owner = search_parameters(faiss, mask, nprobe=nprobe, behind_transform=self._is_wrapped)
-        ids: Int64 = self._index.search(queries, n, params=parameters)[1]
+        ids: Int64 = self._index.search(queries, n * self._copies, params=parameters)[1]
         del owner
-        return ids
+        return ids if self._copies == 1 else _distinct(ids, n)
 
     def _on_gpu(self) -> gpu.GpuClone | None:
         """Return the copy on the GPU, made with the first batch; None where it cannot be had."""
@@ -105,7 +107,7 @@ class AnnIndex:
         faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
 
     @classmethod
-    def load(cls, path: Path, *, dim: int, vectors: int | None = None) -> AnnIndex:
+    def load(cls, path: Path, *, dim: int, vectors: int) -> AnnIndex:
         """Return the index in a file, mapped where that is possible and it is large.
 
         Raise FileNotFoundError, or CollectionCorrupt when it is not an index of `vectors` vectors of that width.
@@ -119,22 +121,39 @@ class AnnIndex:
         except RuntimeError as error:
             raise CollectionCorrupt(f"The index file {path} cannot be read: run 'mmsearch build'.") from error
         ivf = faiss.try_extract_index_ivf(index)
-        if ivf is None or index.d != dim or (vectors is not None and index.ntotal != vectors):
+        copies = coarse.LISTS_PER_ROW if ivf is not None and coarse.is_two_level(faiss, ivf) else 1
+        if ivf is None or index.d != dim or index.ntotal not in (vectors, copies * vectors):
             raise CollectionCorrupt(f"The index file {path} is not of this collection: run 'mmsearch build'.")
-        return cls(index)
+        return cls(index, vectors=vectors)
 
 
-def _train(faiss: Any, index: Any, store: VectorStore, sample: Int64, seed: int) -> AbstractContextManager[None]:
-    """Train an index on the rows `sample` (n,), on a GPU where there is one, and return what to add rows within."""
+def _distinct(ids: Int64, n: int) -> Int64:
+    """Return the first n distinct ids (nq, n) of ids (nq, m), in their order, padded with −1."""
+    distinct = np.full((len(ids), n), -1, dtype=np.int64)
+    for row, some in zip(distinct, ids, strict=True):
+        first = some[np.sort(np.unique(some, return_index=True)[1])]
+        first = first[first >= 0][:n]
+        row[: len(first)] = first
+    return distinct
+
+
+def _train(faiss: Any, index: Any, store: VectorStore, sample: Int64, seed: int) -> None:
+    """Train an index on the rows `sample` (n,), on a GPU where there is one."""
     if not coarse.is_two_level(faiss, index):
         gpu.train_coarse(faiss, faiss.downcast_index(faiss.extract_index_ivf(index)))
         rows = widen(store.take(sample))
         _train_rotation(faiss, index, rows)
         index.train(rows)
-        return nullcontext()
+        return
     _train_rotation(faiss, index, widen(store.take(sample[:: -(-len(sample) // _ROTATION_ROWS)])))
     coarse.train(faiss, index, store, sample, seed=seed)
-    return coarse.adding(faiss, index)
+
+
+def _adding(faiss: Any, index: Any) -> AbstractContextManager[Callable[[Float32, Int64], None]]:
+    """Return what gives a function that adds rows (n, dim) with ids (n,) to a trained index or its copy on a GPU."""
+    if isinstance(index, gpu.GpuClone):
+        return nullcontext(index.add)
+    return coarse.adding(faiss, index) if coarse.is_two_level(faiss, index) else nullcontext(index.add_with_ids)
 
 
 def _train_rotation(faiss: Any, index: Any, rows: Float32) -> None:

@@ -18,6 +18,9 @@ MOST_CANDIDATES = 1600
 _ENOUGH_GAIN = 0.25
 """Four times the candidates are kept when they close this share of the gap to the target; else nprobe is doubled."""
 
+_HALVINGS = 2
+"""So often the step between too few lists and enough of them is halved: what is left over is a fifth at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class QuerySet:
@@ -61,8 +64,9 @@ def tune(index: VectorIndex, queries: Mapping[str, QuerySet], *, nlist: int, npr
             break
         before, now = now.nprobe, measured(min(2 * now.nprobe, nlist), now.candidates)
         if now.least >= target:  # a doubling may be more than is needed
-            between = measured(round((before * now.nprobe) ** 0.5), now.candidates)
-            now = between if between.least >= target else now
+            for _ in range(_HALVINGS):
+                between = measured(round((before * now.nprobe) ** 0.5), now.candidates)
+                before, now = (before, between) if between.least >= target else (between.nprobe, now)
     return now
 
 

@@ -230,14 +230,14 @@ def test_saved_index_is_the_same_index(tmp_path: Path, kind: str) -> None:
     built = AnnIndex.build(choose_spec(ROWS, DIM, kind), rows, ids)
     with (tmp_path / "index.faiss").open("wb") as file:
         built.save(file)
-    loaded = AnnIndex.load(tmp_path / "index.faiss", dim=DIM)
+    loaded = AnnIndex.load(tmp_path / "index.faiss", dim=DIM, vectors=ROWS)
     queries = random_units(10, DIM, seed=8)
     assert loaded.search(queries, 20, nprobe=4).tolist() == built.search(queries, 20, nprobe=4).tolist()
     with pytest.raises(CollectionCorrupt, match="not of this collection"):
-        AnnIndex.load(tmp_path / "index.faiss", dim=DIM + 1)
+        AnnIndex.load(tmp_path / "index.faiss", dim=DIM + 1, vectors=ROWS)
     (tmp_path / "index.faiss").write_bytes(b"no index")
     with pytest.raises(CollectionCorrupt, match="cannot be read"):
-        AnnIndex.load(tmp_path / "index.faiss", dim=DIM)
+        AnnIndex.load(tmp_path / "index.faiss", dim=DIM, vectors=ROWS)
 
 
 def test_segment_of_another_shape_is_refused(tmp_path: Path) -> None:

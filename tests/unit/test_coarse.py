@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmsearch.errors import CollectionCorrupt
 from mmsearch.types import Float32, SearchParams
 from mmsearch.vectors import coarse
 from mmsearch.vectors.ann import AnnIndex
@@ -22,7 +24,6 @@ from mmsearch.vectors.store import Block, VectorStore
 from tests.support import random_units
 
 DIM, ROWS, LISTS = 32, 4000, 64
-FACTORY = f"IVF{LISTS}(PQ16x4fs,RFlat),PQ16x4fs"
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +39,10 @@ def clustered() -> Float32:
     return normed
 
 
-def build(rows: Float32, seed: int = 0) -> AnnIndex:
+def build(rows: Float32, *, seed: int = 0, codes: str = "PQ16x4fs") -> AnnIndex:
     store = VectorStore(DIM, [Block(0, rows.astype(np.float16))])
-    return AnnIndex.build(choose_spec(ROWS, DIM, FACTORY), store, np.arange(ROWS), seed=seed)
+    spec = choose_spec(ROWS, DIM, f"IVF{LISTS}(PQ16x4fs,RFlat),{codes}")
+    return AnnIndex.build(spec, store, np.arange(ROWS), seed=seed)
 
 
 def ivf_of(index: AnnIndex) -> Any:
@@ -62,21 +64,60 @@ def test_there_are_as_many_lists_as_were_asked_for(built: tuple[Float32, AnnInde
     assert ivf.quantizer.ntotal == ivf.nlist == LISTS
     assert np.linalg.norm(centroids_of(ivf), axis=1) == pytest.approx(np.ones(LISTS), abs=1e-5)
     sizes = [ivf.invlists.list_size(number) for number in range(LISTS)]
-    assert sum(sizes) == len(rows)
-    assert max(sizes) < 4 * ROWS / LISTS
+    assert sum(sizes) == ivf.ntotal == coarse.LISTS_PER_ROW * len(rows) == coarse.LISTS_PER_ROW * len(index)
+    assert max(sizes) < 4 * coarse.LISTS_PER_ROW * ROWS / LISTS
 
 
-def test_rows_lie_in_the_lists_nearest_to_them(built: tuple[Float32, AnnIndex]) -> None:
-    rows, index = built
+@pytest.mark.parametrize("codes", ["PQ16x4fs", "SQ8"])
+def test_a_row_lies_in_the_two_lists_nearest_to_it(codes: str) -> None:
+    rows = clustered()
+    index = build(rows, codes=codes)
     ivf = ivf_of(index)
-    nearest = (rows @ centroids_of(ivf).T).argmax(axis=1)
     faiss = require_faiss()
-    inside = []
+    own = np.zeros((ROWS, LISTS), dtype=np.bool_)
     for number in range(LISTS):
-        size = ivf.invlists.list_size(number)
-        ids = faiss.rev_swig_ptr(ivf.invlists.get_ids(number), size).copy()
-        inside.append(nearest[ids] == number)
-    assert np.concatenate(inside).mean() > 0.95
+        ids = faiss.rev_swig_ptr(ivf.invlists.get_ids(number), ivf.invlists.list_size(number))
+        assert len(np.unique(ids)) == len(ids)
+        own[ids, number] = True
+    assert (own.sum(axis=1) == coarse.LISTS_PER_ROW).all()
+    nearest = np.argsort(-(rows @ centroids_of(ivf).T), axis=1)[:, : coarse.LISTS_PER_ROW]
+    assert np.take_along_axis(own, nearest, axis=1).mean() > 0.95
+
+
+def test_packed_codes_are_those_that_faiss_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coarse, "LISTS_PER_ROW", 1)
+    rows = clustered()
+    index = build(rows)
+    faiss = require_faiss()
+    by_faiss = faiss.clone_index(index._index)
+    by_faiss.reset()
+    quantizer = faiss.downcast_index(faiss.extract_index_ivf(by_faiss).quantizer)
+    faiss.downcast_index(quantizer).k_factor = 64.0
+    by_faiss.add_with_ids(rows, np.arange(ROWS))
+    faiss.downcast_index(quantizer).k_factor = coarse.K_FACTOR
+    assert faiss.serialize_index(by_faiss).tobytes() == faiss.serialize_index(index._index).tobytes()
+
+
+def test_many_are_asked_for_and_as_many_distinct_come(built: tuple[Float32, AnnIndex]) -> None:
+    rows, index = built
+    for count in (10, 300, ROWS):
+        for ids in index.search(rows[:20], count, nprobe=LISTS):
+            assert len(np.unique(ids[ids >= 0])) == len(ids) == count
+
+
+def test_an_index_whose_rows_lie_in_one_list_each_is_still_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(coarse, "LISTS_PER_ROW", 1)
+        index = build(clustered())
+    with (tmp_path / "index.faiss").open("wb") as file:
+        index.save(file)
+    loaded = AnnIndex.load(tmp_path / "index.faiss", dim=DIM, vectors=ROWS)
+    queries = random_units(10, DIM, seed=8)
+    assert loaded.search(queries, 20, nprobe=8).tolist() == index.search(queries, 20, nprobe=8).tolist()
+    with pytest.raises(CollectionCorrupt, match="not of this collection"):
+        AnnIndex.load(tmp_path / "index.faiss", dim=DIM, vectors=ROWS - 1)
 
 
 def test_lists_by_codes_are_those_that_comparing_with_all_finds(built: tuple[Float32, AnnIndex]) -> None:
