@@ -4,7 +4,7 @@ DEV := .venv
 DEMO := .venv-demo
 DEMO_HOME := .demo
 WORKERS := -n 2 --dist worksteal
-BENCHMARKS := retrieval reranking evaluation cold_start indexing exact_scan install_size open_clip_speed fast_decode threads million masks large_collection many_files cold coarse
+BENCHMARKS := retrieval reranking evaluation cold_start indexing exact_scan install_size open_clip_speed fast_decode threads million masks large_collection many_files cold coarse spilling
 
 .PHONY: help demo test test-all test-quick check format bench clean
 
