@@ -1,7 +1,8 @@
 """Recall of index kinds on real vectors: all shared pictures and captions, encoded by the compact encoder.
 
 The pictures are indexed into a collection first (about eight minutes), unless the folder of one is named. Queries are
-300 stored pictures, each without itself, and 500 captions.
+300 stored pictures, each without itself, and 500 captions. Last, lists as large collections have them
+(`mmsearch.vectors.coarse`), each row in two, of which fewer are probed.
 
     python -m benchmarks.real_vectors [COLLECTION]
 """
@@ -53,15 +54,20 @@ def compare(pictures: VectorStore, captions: VectorStore) -> None:
     true_texts = plain.search(texts, 10, params=exact)
     print(f"{len(pictures):,} pictures, {len(captions):,} captions, {pictures.dim} numbers each")
     half = f"PCAR{pictures.dim // 2},"
-    for factory in [f"{before}IVF{LISTS},{codes}" for codes in CODES for before in ("", half)]:
+    settings = [(64, 100), (64, 400)]
+    tried = [(f"{before}IVF{LISTS},{codes}", settings) for codes in CODES for before in ("", half)]
+    coarse = f"PQ{pictures.dim // 8}x4fs"
+    tried.append((f"{half}IVF{LISTS}({coarse},RFlat),{CODES[-1]}", [(16, 100), (32, 100), (64, 100), (64, 400)]))
+    for factory, some in tried:
         ann = AnnIndex.build(IndexSpec(factory, LISTS, 1, 39 * LISTS, ""), pictures, pictures.ids())
         index = VectorIndex(pictures, ann=ann, covered=pictures.end_id)
-        for candidates in (100, 400):
-            params = SearchParams(nprobe=64, candidates=candidates, refine_factor=1)
+        for nprobe, candidates in some:
+            params = SearchParams(nprobe=nprobe, candidates=candidates, refine_factor=1)
             on_images = recall_of(without_own(index.search(images, 11, params=params), own), true_images)
             on_texts = recall_of(index.search(texts, 10, params=params), true_texts)
             print(
-                f"{factory:<28} {candidates} candidates: recall@10 {on_images:.3f} image, {on_texts:.3f} text",
+                f"{factory:<40} nprobe {nprobe}, {candidates} candidates: recall@10 {on_images:.3f} image,"
+                f" {on_texts:.3f} text",
                 flush=True,
             )
 

@@ -7,8 +7,8 @@ that a row is compared with falls to twice its square root. Rows find their list
 compared exactly. `benchmarks.coarse` prints what both cost, and how many of the nearest they find.
 
 Each row lies in the two lists nearest to it. A query whose answer lies near the border of a list then finds it in
-either; a third to a quarter of the lists are enough for the same recall, and looking at one that is twice as long costs
-half as much again (Babenko and Lempitsky's and ScaNN's "spilling"; Sun et al. 2023, SOAR, arXiv 2404.00774).
+either, and a third to a quarter of the lists are enough for the same recall, each twice as long. `benchmarks.spilling`
+compares that with one list, three, and two as SOAR chooses them (Sun et al. 2023, arXiv 2404.00774).
 """
 
 from __future__ import annotations
