@@ -94,6 +94,27 @@ def test_tokens_are_read_once_and_forgotten_when_told(
     np.testing.assert_array_equal(first.pictures(np.arange(6)), expected)
 
 
+def test_tokens_that_another_run_drops_meanwhile_are_read_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = embedded(corpus, 6)
+    expected = read_tokens(compact(), some, tmp_path / "quiet")
+    dropped: set[str] = set()
+
+    def write(path: Path, rows: np.ndarray) -> None:
+        path.parent.mkdir(exist_ok=True)
+        if path.name in dropped:
+            np.save(path, rows)
+        dropped.add(path.name)  # the first time another run deletes it before it can be opened
+
+    monkeypatch.setattr("mmsearch.training.rerank.tokens._write", write)
+    found = read_tokens(compact(), some, tmp_path / "busy")
+    assert len(dropped) == 3
+    every = np.arange(6)
+    np.testing.assert_array_equal(found.pictures(every), expected.pictures(every))
+    np.testing.assert_array_equal(found.words(every)[0], expected.words(every)[0])
+
+
 # --- candidates -----------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,10 @@ class TextTokens:
             some = texts[first : first + _TEXTS]
             name = stamp(encoder, "words", some)
             paths = folder / f"{name}.npy", folder / f"{name}-starts.npy"
-            if not all(path.is_file() for path in paths):
-                tokens, starts = _read_texts(encoder, some)
-                _write(paths[0], tokens)
-                _write(paths[1], starts)
-            self._parts.append(np.load(paths[0], mmap_mode="r", allow_pickle=False))
-            self._starts.append(np.load(paths[1], allow_pickle=False))
+            read = cache(partial(_read_texts, encoder, some))
+            tokens, starts = (_kept(path, partial(_part, read, number)) for number, path in enumerate(paths))
+            self._parts.append(tokens)
+            self._starts.append(starts)
             self.files.extend(paths)
             progress(first + len(some))
 
@@ -140,11 +138,21 @@ def sweep(folder: Path) -> None:
 
 
 def _kept(path: Path, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-    """Return what a file holds, mapped; it is made where it is not there."""
-    if not path.is_file():
-        _write(path, make())
-    kept: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return kept
+    """Return what a file holds, mapped; it is made where it is not there.
+
+    Another run over the same corpus may be done, and drop it, at any time before it is open.
+    """
+    while True:
+        try:
+            kept: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            _write(path, make())
+        else:
+            return kept
+
+
+def _part(read: Callable[[], tuple[NDArray[Any], ...]], number: int) -> NDArray[Any]:
+    return read()[number]
 
 
 def _ahead(progress: Callable[[int], None], before: int, done: int) -> None:
