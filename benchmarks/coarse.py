@@ -3,8 +3,8 @@
 Clustered rows of 256 numbers stand for centroids. For each number of lists probed: the time of a query on one thread
 that compares with all; the share of the nearest that 4-bit codes of them find, twice as many compared exactly (what
 `mmsearch.vectors.coarse` does); and what FAISS's graph finds as it is searched by default (efSearch 16) and with
-efSearch as large as that number. Then, on all cores, how rows that are added find their list: by the codes, 64 compared
-exactly, or compared with all.
+efSearch as large as that number. Then, on all cores, how rows that are added find their two lists: by the codes, 64
+compared exactly, or compared with all.
 
     python -m benchmarks.coarse [CENTROIDS]
 """

@@ -4,7 +4,7 @@ An index as `choose_spec` makes it of CLIP-like vectors gives the centroids. For
 into how many lists one has to look so that 95, 97, 98 and 99 % of the true ten lie in one of them. SOAR (Sun et al.
 2023, arXiv 2404.00774) takes as the second list the one whose residual is short and not parallel to that of the first.
 
-    python -m benchmarks.spilling [ROWS]
+    python -m benchmarks.spilling [ROWS]          (370,000 at least, else no lists of two levels are chosen)
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
             ranks = np.argsort(np.argsort(-asked, axis=1), axis=1)[np.repeat(np.arange(len(truth)), truth.shape[1])]
             for way, lists in ways(answers, centroids).items():
                 best = np.take_along_axis(ranks, lists[where.ravel()], axis=1).min(axis=1)
-                needed = 1 + np.quantile(best, SHARES).astype(np.int64)
+                needed = 1 + np.quantile(best, SHARES, method="higher")
                 print(f"{kind:<5} queries, {way:<19} {', '.join(map(str, needed.tolist()))}", flush=True)
 
 

@@ -108,17 +108,22 @@ class PieceEncoder(TokenEncoder, Protocol):
 # --- rerankers ------------------------------------------------------------------------------------------------------
 
 
+DEFAULT_BOUND = 2.0
+"""So much of a matching score counts between two candidates at most, unless a reranker says otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class RerankerSpec:
     """What must be known of a reranker.
 
     Two with one `fingerprint` make the same states and scores. `weight` is what a matching score counts for beside a
-    cosine, in `mmsearch.rerank.blending`.
+    cosine; differences of matching scores of twice `bound` and more count alike (`mmsearch.rerank.blending`).
     """
 
     uri: str
     fingerprint: str
     weight: float
+    bound: float = DEFAULT_BOUND
 
 
 @runtime_checkable
@@ -317,7 +322,8 @@ class Item:
 class Hit:
     """One answer. `similarity` is the cosine; `score` is what the list is sorted by (a fused rank for target "any").
 
-    `rerank_score` is the matching score of a reranker; None where there was no second look.
+    `rerank_score` is the matching score of a reranker; None where there was no second look: `score` is the cosine then,
+    also behind candidates that lost some of theirs to the second look.
     """
 
     rank: int

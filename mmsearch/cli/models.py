@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 def models(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="WORD", help="Only those with all these words in their URI.", show_default=False),
+        typer.Argument(
+            metavar="WORD",
+            help="Only those with all these words in their URI (of a reranker also in that of its encoder).",
+            show_default=False,
+        ),
     ] = None,
     on_disk: Annotated[bool, typer.Option("--on-disk", help="Only those whose weights are on this disk.")] = False,
     multilingual: Annotated[bool, typer.Option("--multilingual", help="Only those that read many languages.")] = False,

@@ -81,7 +81,8 @@ class Snapshot:
         """
         path = self._layout.path(row.file)
         size = path.stat().st_size
-        is_mapped = size >= MAPPED_BYTES and "x4" not in row.factory
+        codes = row.factory.rpartition(",")[2]  # those of the centroids do not count
+        is_mapped = size >= MAPPED_BYTES and "x4" not in codes
         if size != row.bytes or (not is_mapped and file_sha256(path) != row.sha256):
             raise CollectionCorrupt(f"The index file {path} is not what the catalog says: run 'mmsearch build'.")
         return AnnIndex.load(path, dim=self._dim, vectors=row.vectors)

@@ -16,7 +16,7 @@ from mmsearch.engine.query import ImageQuery, TextQuery
 from mmsearch.errors import ImageError
 from mmsearch.images import content_hash, decode
 from mmsearch.rerank.blending import blend
-from mmsearch.types import Float32, Hit, Reranker, UInt8
+from mmsearch.types import Float32, Hit, Reranker, RerankerSpec, UInt8
 
 _AT_ONCE = 16
 
@@ -60,7 +60,7 @@ class SecondLook:
                 [hit.item.text or "" for hit in hits], self.reranker.picture_states(pixels[np.newaxis])
             )
             scores = dict(enumerate(matched.tolist()))
-        return Reordered(reordered(hits, scores, self.reranker.spec.weight), unseen)
+        return Reordered(reordered(hits, scores, self.reranker.spec), unseen)
 
     def states(self, hits: Sequence[Hit]) -> tuple[dict[int, Float32], tuple[str, ...]]:
         """Return the states (patches, width) of pictures by their place in `hits`, and the paths of those without."""
@@ -104,13 +104,13 @@ class SecondLook:
         return dict(zip(states, scores.tolist(), strict=True))
 
 
-def reordered(hits: Sequence[Hit], scores: dict[int, float], weight: float) -> tuple[Hit, ...]:
+def reordered(hits: Sequence[Hit], scores: dict[int, float], spec: RerankerSpec) -> tuple[Hit, ...]:
     """Return hits in their new order; those without a matching score (by their place in `hits`) keep their rank.
 
     Equal scores are in order of item id.
     """
     similarity = np.array([hits[place].similarity for place in scores], dtype=np.float32)
-    blended = blend(similarity, np.array(list(scores.values()), dtype=np.float32), weight).tolist()
+    blended = blend(similarity, np.array(list(scores.values()), dtype=np.float32), spec.weight, spec.bound).tolist()
     looked_at = [
         replace(hits[place], score=score, rerank_score=matched)
         for score, (place, matched) in zip(blended, scores.items(), strict=True)

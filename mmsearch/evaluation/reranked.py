@@ -62,13 +62,13 @@ class RerankedSystem:
     def nearest(self, task: Task, rows: Sequence[int], k: int) -> Neighbors:
         """Return the first k candidates for some queries; those that were not looked at again follow the others."""
         near = self._first.nearest(task, rows, max(k, self._count))
-        ids, scores = near.ids.copy(), near.scores.copy()
+        ids, scores, spec = near.ids.copy(), near.scores.copy(), self._reranker.spec
         for number, row in enumerate(rows):
             wanted = ids[number, : self._count]
             named = self._first.describe(task, wanted[wanted >= 0].tolist())  # what vanished meanwhile is not in it
             places = np.flatnonzero(np.isin(wanted, list(named)))
             matched = self._matched(task, row, [named[one][1] for one in wanted[places].tolist()])
-            blended = blend(scores[number, places], matched, self._reranker.spec.weight)
+            blended = blend(scores[number, places], matched, spec.weight, spec.bound)
             order = np.lexsort((ids[number, places], -blended))
             ids[number, places], scores[number, places] = ids[number, places][order], blended[order]
             self._progress(number + 1, len(rows))

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _WEIGHT = 0.05
 """A matching score is a logarithm of odds, mostly between −10 and 10: it decides, and cosines part those that tie."""
 
+_BOUND = 50.0
+"""BLIP is trained on far more than what any collection holds: all of its scores count as they are, nearly."""
+
 _SMALL_FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json", "vocab.txt")
 _INSTALL = 'This reranker needs torch and transformers: pip install "mmsearch[cpu,blip]".'
 
@@ -84,7 +87,7 @@ class BlipReranker:
             self._torch.tensor(values, device=self._worker.device).reshape(1, 3, 1, 1) for values in (mean, std)
         )
         self._threads = Settings.from_environment().threads
-        self._spec = RerankerSpec(f"blip:{folder}", _fingerprint(folder), _WEIGHT)
+        self._spec = RerankerSpec(f"blip:{folder}", _fingerprint(folder), _WEIGHT, _BOUND)
 
     @property
     def spec(self) -> RerankerSpec:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ def load(name: str, encoder: Encoder, _device: str | None = None) -> CrossAttent
     Of one's own the newest of those that were found to help is taken. Raise UnknownReranker where there is none or it
     was made for another encoder, WeightsUnavailable for one that was named and is damaged.
     """
-    for folder in _named(name) if name else _helpful():
+    for folder in _named(name) if name else by_turns(own_manifests()):
         manifest = read_manifest(folder)
         if manifest["encoder"]["fingerprint"] == encoder.spec.fingerprint and isinstance(encoder, TokenEncoder):
             return CrossAttentionReranker(encoder, folder)
@@ -65,27 +65,30 @@ def _named(name: str) -> list[Path]:
     for folder in (WEIGHTS / name, Settings.from_environment().reranker_path(name)):
         if (folder / _MANIFEST).is_file():
             return [folder]
-    known = ", ".join(f"{SCHEME}:{folder.name}" for folder in folders())
+    known = ", ".join(f"{SCHEME}:{folder.name}" for folder in (*shipped(), *_in(_home())))
     raise UnknownReranker(f"There is no reranker '{SCHEME}:{name}': there are {known or 'none'}.")
 
 
-def folders() -> list[Path]:
-    """Return the folders of all rerankers: those that ship, then a person's own."""
-    return [*_in(WEIGHTS), *_in(_home())]
+def shipped() -> list[Path]:
+    """Return the folders of the rerankers that ship, by name."""
+    return _in(WEIGHTS)
 
 
-def _helpful() -> list[Path]:
-    """Return the folders of rerankers that may be taken unasked, the ones that ship first, then the newest."""
-    own = []
+def own_manifests() -> dict[Path, dict[str, Any]]:
+    """Return the manifests of a person's own rerankers by their folders; of one that is damaged a warning is logged."""
+    found = {}
     for folder in _in(_home()):
         try:
-            manifest = read_manifest(folder)
+            found[folder] = read_manifest(folder)
         except WeightsUnavailable as error:
             _log.warning("%s", error)
-            continue
-        if manifest.get("helped"):
-            own.append(((folder / _MANIFEST).stat().st_mtime_ns, folder))
-    return [*_in(WEIGHTS), *(folder for _, folder in sorted(own, reverse=True))]
+    return found
+
+
+def by_turns(own: Mapping[Path, Mapping[str, Any]]) -> list[Path]:
+    """Return the folders of rerankers that may be taken unasked, the ones that ship first, then the newest."""
+    helpful = [folder for folder, manifest in own.items() if manifest.get("helped")]
+    return [*shipped(), *sorted(helpful, key=lambda f: ((f / _MANIFEST).stat().st_mtime_ns, f), reverse=True)]
 
 
 def _home() -> Path:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from mmsearch.errors import WeightsUnavailable
 from mmsearch.rerank import cross_attention
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +23,19 @@ class RerankerInfo:
 
 
 def list_rerankers() -> Iterator[RerankerInfo]:
-    """Yield those that ship, then those in the data folder, by name; of one that is damaged a warning is logged."""
-    for folder in cross_attention.folders():
-        try:
-            manifest = cross_attention.read_manifest(folder)
-        except WeightsUnavailable as error:
-            _log.warning("%s", error)
-            continue
+    """Yield those that ship, then those in the data folder, by name; of one that is damaged a warning is logged.
+
+    BLIP models and rerankers of other packages are not among them.
+    """
+    own = cross_attention.own_manifests()
+    manifests = {folder: cross_attention.read_manifest(folder) for folder in cross_attention.shipped()} | own
+    taken: dict[str, Path] = {}
+    for folder in cross_attention.by_turns(own):
+        taken.setdefault(manifests[folder]["encoder"]["fingerprint"], folder)
+    for folder, manifest in manifests.items():
         yield RerankerInfo(
             uri=f"{cross_attention.SCHEME}:{folder.name}",
             encoder=str(manifest["encoder"].get("uri", "?")),
             megabytes=sum(path.stat().st_size for path in folder.glob("*.onnx")) / 1e6,
-            by_itself=folder.parent == cross_attention.WEIGHTS or bool(manifest.get("helped")),
+            by_itself=folder == taken.get(manifest["encoder"]["fingerprint"]),
         )

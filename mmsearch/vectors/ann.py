@@ -55,8 +55,8 @@ class AnnIndex:
     def build(cls, spec: IndexSpec, store: VectorStore, ids: Int64, *, seed: int = 0) -> AnnIndex:
         """Return an index of the rows `ids` (n,), ascending, trained on `spec.train_size` of them, by a seed.
 
-        Raise QueryError for a factory string that does not fit the width of the rows. Needs memory for the codes and a
-        fixed buffer, wherever the rows lie.
+        Raise QueryError for a factory string that does not fit the width of the rows. Needs memory for the lists and a
+        fixed buffer, wherever the rows lie; of two levels (`coarse`) for the lists twice, at the end.
         """
         faiss = require_faiss()
         use_threads(faiss, len(ids))

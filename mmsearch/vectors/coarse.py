@@ -3,7 +3,7 @@
 Finer lists mean fewer rows to look at for the same recall, but comparing a query with a hundred thousand centroids
 costs more than it saves. So they are coded with 4 bits for four numbers (FAISS's fast scan), and the best by their
 codes are compared exactly (`IndexRefine`). Training is k-means within each cell of a k-means: the number of centroids
-that a row is compared with falls to twice its square root. Rows find their list by the codes as well, more of them
+that a row is compared with falls to twice its square root. Rows find their lists by the codes as well, more of them
 compared exactly. `benchmarks.coarse` prints what both cost, and how many of the nearest they find.
 
 Each row lies in the two lists nearest to it. A query whose answer lies near the border of a list then finds it in

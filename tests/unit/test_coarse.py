@@ -92,7 +92,7 @@ def test_packed_codes_are_those_that_faiss_packs(monkeypatch: pytest.MonkeyPatch
     by_faiss = faiss.clone_index(index._index)
     by_faiss.reset()
     quantizer = faiss.downcast_index(faiss.extract_index_ivf(by_faiss).quantizer)
-    faiss.downcast_index(quantizer).k_factor = 64.0
+    faiss.downcast_index(quantizer).k_factor = coarse.K_FACTOR_OF_ROWS
     by_faiss.add_with_ids(rows, np.arange(ROWS))
     faiss.downcast_index(quantizer).k_factor = coarse.K_FACTOR
     assert faiss.serialize_index(by_faiss).tobytes() == faiss.serialize_index(index._index).tobytes()
@@ -103,6 +103,9 @@ def test_many_are_asked_for_and_as_many_distinct_come(built: tuple[Float32, AnnI
     for count in (10, 300, ROWS):
         for ids in index.search(rows[:20], count, nprobe=LISTS):
             assert len(np.unique(ids[ids >= 0])) == len(ids) == count
+    for ids in index.search(rows[:20], 2 * ROWS, nprobe=LISTS):
+        assert sorted(ids[:ROWS].tolist()) == list(range(ROWS))
+        assert set(ids[ROWS:].tolist()) == {-1}
 
 
 def test_an_index_whose_rows_lie_in_one_list_each_is_still_read(

@@ -13,9 +13,10 @@ from sqlalchemy import column
 import mmsearch
 from indexer import index
 from mmsearch.catalog.filters import below
+from mmsearch.collection.atomic import file_sha256
 from mmsearch.engine.engine import SearchEngine
 from mmsearch.errors import QueryError
-from mmsearch.types import Filter, Modality
+from mmsearch.types import Filter, Modality, SearchParams
 from tests.support import ToyEncoder, picture
 
 
@@ -195,9 +196,33 @@ def test_a_damaged_index_file_is_not_read_and_is_built_anew(
     engine.build(index_kind="flat")
 
 
+@pytest.mark.parametrize(
+    ("kind", "is_hashed"),
+    [("IVF4,SQ8", False), ("IVF16(PQ48x4fs,RFlat),SQ8", False), ("IVF16(PQ48x4fs,RFlat),PQ16x4fs", True)],
+)
+def test_only_what_is_read_whole_is_hashed(
+    engine: SearchEngine, monkeypatch: pytest.MonkeyPatch, kind: str, *, is_hashed: bool
+) -> None:
+    engine.build(index_kind=kind)
+    (file,) = engine.collection.layout.root.glob("ann/image/*/index.faiss")
+    hashed: list[Path] = []
+    monkeypatch.setattr("mmsearch.collection.snapshot.MAPPED_BYTES", 1000)
+    monkeypatch.setattr("mmsearch.vectors.ann.MAPPED_BYTES", 1000)
+
+    def sha256(path: Path) -> str:
+        hashed.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr("mmsearch.collection.snapshot.file_sha256", sha256)
+    with SearchEngine(mmsearch.Collection.open(engine.collection.layout.root), ToyEncoder()) as opened:
+        assert opened.search(image=picture(8), k=1)[0].similarity == pytest.approx(1.0, abs=2e-3)
+    assert (file in hashed) is is_hashed
+    engine.build(index_kind="flat")
+
+
 def test_tuning_raises_candidates_or_lists_until_both_kinds_are_served() -> None:
     from mmsearch.vectors.ann import AnnIndex
-    from mmsearch.vectors.index import VectorIndex
+    from mmsearch.vectors.index import VectorIndex, measure_recall
     from mmsearch.vectors.spec import choose_spec, finer
     from mmsearch.vectors.store import Block, VectorStore
     from mmsearch.vectors.tuning import QuerySet, tune
@@ -213,6 +238,8 @@ def test_tuning_raises_candidates_or_lists_until_both_kinds_are_served() -> None
     assert low.least >= 0.3
     assert high.least >= 0.95
     assert high.nprobe * high.candidates > low.nprobe * low.candidates
+    fewer = SearchParams(nprobe=int(high.nprobe / 1.25), candidates=high.candidates, refine_factor=1)
+    assert min(measure_recall(indexed, some.rows, params=fewer) for some in sets.values()) < 0.95, "no more than needed"
     assert set(high.recall) == {"stored", "across"}
     alone = tune(indexed, {"stored": sets["stored"]}, nlist=64, nprobe=1, target=0.95)
     assert alone.nprobe <= high.nprobe

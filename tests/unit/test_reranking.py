@@ -140,7 +140,7 @@ def test_an_encoder_without_one_is_told(engine: SearchEngine) -> None:
 
 def test_equal_scores_are_in_order_of_item_id() -> None:
     hits = [Hit(n, 0.5, Item(9 - n, Modality.IMAGE, str(n), str(n)), 0.5) for n in (1, 2, 3)]
-    assert [hit.item.id for hit in reordered(hits, {0: 1.0, 1: 1.0, 2: 1.0}, 0.1)] == [6, 7, 8]
+    assert [hit.item.id for hit in reordered(hits, {0: 1.0, 1: 1.0, 2: 1.0}, ToyReranker(weight=0.1).spec)] == [6, 7, 8]
 
 
 def test_a_picture_is_opened_once_for_both_stages(

@@ -18,13 +18,16 @@ from mmsearch.evaluation.dataset import Direction
 from mmsearch.training.rerank.candidates import WEIGHTS, find_candidates, match
 from mmsearch.training.rerank.matcher import Matcher
 from mmsearch.training.rerank.tokens import TokenSet
+from mmsearch.types import DEFAULT_BOUND
 
 from ..compact.common import DEV_SHARDS
 
 ASKED = 400  # queries of each direction
 
 
-def report(matchers: Matcher | Sequence[Matcher], tokens: TokenSet, *, asked: int = ASKED) -> str:
+def report(
+    matchers: Matcher | Sequence[Matcher], tokens: TokenSet, *, asked: int = ASKED, bound: float = DEFAULT_BOUND
+) -> str:
     """Return the mean score of candidates, and recall at 1 by weight, both directions, as a line of a log."""
     told = []
     for direction in (Direction.TEXT_IMAGE, Direction.IMAGE_TEXT):
@@ -32,7 +35,7 @@ def report(matchers: Matcher | Sequence[Matcher], tokens: TokenSet, *, asked: in
         several = [matchers] if isinstance(matchers, Matcher) else matchers
         matched = np.sum([match(matcher, tokens, some) for matcher in several], axis=0)
         weights = (0.0, *WEIGHTS, 1.0)
-        recalls = [f"{weight:g}:{100 * some.recalls(matched, weight)['R@1'].mean():.1f}" for weight in weights]
+        recalls = [f"{weight:g}:{100 * some.recalls(matched, weight, bound)['R@1'].mean():.1f}" for weight in weights]
         told.append(f"{direction} (mean {matched.mean():.2f}) {' '.join(recalls)}")
     return "; ".join(told)
 
@@ -46,10 +49,11 @@ def main() -> None:
     for name in ("data", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--weights", type=Path, nargs="+", required=True)
+    parser.add_argument("--bound", type=float, default=DEFAULT_BOUND, help="of matching scores; 1e6: as they are")
     arguments = parser.parse_args()
     matchers = [load_matcher(path) for path in arguments.weights]
     for name, tokens in zip(DEV_SHARDS, dev_tokens(load(), arguments.data, arguments.work), strict=True):
-        print(name, report(matchers, tokens, asked=500))
+        print(name, report(matchers, tokens, asked=500, bound=arguments.bound))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from mmsearch.rerank.blending import blend
 from mmsearch.runtime.devices import may_have_fast_bfloat16
 from mmsearch.training.rerank.matcher import Matcher
 from mmsearch.training.rerank.tokens import TokenSet
-from mmsearch.types import Float32, Float64, Int64, Mask
+from mmsearch.types import DEFAULT_BOUND, Float32, Float64, Int64, Mask
 
 COUNT = 50
 WEIGHTS = (0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.07, 0.1)
@@ -41,9 +41,9 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.queries)
 
-    def ranks(self, matched: Float32, weight: float) -> Int64:
+    def ranks(self, matched: Float32, weight: float, bound: float = DEFAULT_BOUND) -> Int64:
         """Return the rank of the first right answer by query (q,), NOT_FOUND where none is among the candidates."""
-        order = np.argsort(-blend(self.similarity, matched, weight), axis=1, kind="stable")
+        order = np.argsort(-blend(self.similarity, matched, weight, bound), axis=1, kind="stable")
         right = np.take_along_axis(self.right, order, axis=1)
         ranks: Int64 = np.where(right.any(axis=1), 1 + right.argmax(axis=1), NOT_FOUND)
         return ranks
@@ -54,9 +54,9 @@ class Candidates:
         gains: Float64 = np.where(ranks < NOT_FOUND, 1.0 / np.log2(1.0 + ranks), 0.0)
         return gains
 
-    def recalls(self, matched: Float32, weight: float) -> dict[str, Float64]:
+    def recalls(self, matched: Float32, weight: float, bound: float = DEFAULT_BOUND) -> dict[str, Float64]:
         """Return whether a right answer is among the first 1, 5 and 10, by query (q,)."""
-        ranks = self.ranks(matched, weight)
+        ranks = self.ranks(matched, weight, bound)
         return {f"R@{k}": (ranks <= k).astype(np.float64) for k in (1, 5, 10)}
 
 
