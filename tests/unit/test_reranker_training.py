@@ -169,8 +169,9 @@ def test_what_a_matcher_says_of_candidates(tokens: TokenSet) -> None:
 
 
 @pytest.mark.slow
-def test_shapes_are_learned_and_nonsense_is_not(tmp_path: Path, home: Path) -> None:
+def test_shapes_are_learned_and_nonsense_is_not(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands above what is what a vector forgets: a reranker is learned for the compact encoder in a minute."""
+    monkeypatch.setenv("MMSEARCH_THREADS", "1")  # beside another worker threads wait for one another
     corpus = draw_corpus(tmp_path / "shapes", 500)
     report = train_reranker(corpus, "shapes", recipe=MatchRecipe(epochs=10, width=96))
     assert report.helped, report.summary
