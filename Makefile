@@ -41,9 +41,6 @@ demo: $(DEMO)/ready
 	say info
 	@printf '\nThe collection lies in %s; try: MMSEARCH_HOME=%s %s/bin/mmsearch query "…"\n' .demo .demo $(DEMO)
 
-# Two workers on two cores: with a pool of threads each, OpenMP's (FAISS, torch) wait for one another most of the time.
-test test-all test-quick: export OMP_NUM_THREADS = 1
-
 test: $(DEV)/ready
 	$(DEV)/bin/python -m pytest $(WORKERS) -m "not exhaustive"
 
