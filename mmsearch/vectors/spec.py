@@ -134,7 +134,8 @@ def _factory(n: int, factory: str) -> IndexSpec:
 
 def _first_probed(nlist: int, *, is_fine: bool) -> int:
     """Return how many lists tuning begins with."""
-    return min(nlist, _FINE_PROBED) if is_fine else max(1, nlist // 32)
+    first = max(1, nlist // 32)
+    return min(first, _FINE_PROBED) if is_fine else first
 
 
 def _flat(reason: str) -> IndexSpec:
