@@ -18,7 +18,8 @@ from mmsearch.collection.maintenance import verify
 from mmsearch.encoders import load_encoder
 from mmsearch.encoders.tuned_head import TowerMap, TunedHead
 from mmsearch.training.store import write_encoder
-from mmsearch.types import Encoder, EncoderSpec, Float32, Modality, RerankerSpec, UInt8
+from mmsearch.types import DEFAULT_BOUND, Encoder, EncoderSpec, Float32, Modality, RerankerSpec, UInt8
+from mmsearch.vectors.ann import AnnIndex
 
 HAS_OPEN_CLIP = find_spec("open_clip") is not None and find_spec("transformers") is not None
 
@@ -84,8 +85,8 @@ class ToyReranker:
 
     min_side: int | None = None
 
-    def __init__(self, *, weight: float = 1.0) -> None:
-        self.spec = RerankerSpec("toy:reranker", hashlib.sha256(b"toy reranker").hexdigest(), weight)
+    def __init__(self, *, weight: float = 1.0, bound: float = DEFAULT_BOUND) -> None:
+        self.spec = RerankerSpec("toy:reranker", hashlib.sha256(b"toy reranker").hexdigest(), weight, bound)
         self.seen = 0
 
     def prepare_image(self, image: Image.Image) -> UInt8:
@@ -104,6 +105,13 @@ class ToyReranker:
     def attention(self, text: str, states: Float32) -> tuple[tuple[str, ...], Float32]:
         words = tuple(text.split())
         return words, np.full((len(words), 2, 2), 0.25, np.float32)
+
+
+def reloaded(index: AnnIndex, path: Path, *, dim: int, vectors: int) -> AnnIndex:
+    """Return an index as it comes back from a file that it was saved to."""
+    with path.open("wb") as file:
+        index.save(file)
+    return type(index).load(path, dim=dim, vectors=vectors)
 
 
 def unit(rows: np.ndarray) -> Float32:

@@ -38,14 +38,14 @@ def models(
 
     Use one with 'mmsearch index FOLDER --encoder URI'. Exit status 1 when none fits.
     """
-    from mmsearch.encoders.models import list_models
-
     wanted = [word.lower() for word in words or []]
     if rerankers:
         if on_disk or multilingual:
             raise typer.BadParameter("--on-disk and --multilingual are about encoders: leave them out.")
         _list_rerankers(wanted, as_json=as_json)
         return
+    from mmsearch.encoders.models import list_models
+
     found = [
         model
         for model in list_models()

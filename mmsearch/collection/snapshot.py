@@ -10,7 +10,7 @@ from mmsearch.collection.atomic import file_sha256
 from mmsearch.collection.layout import Layout
 from mmsearch.errors import CollectionCorrupt
 from mmsearch.types import Modality
-from mmsearch.vectors.ann import MAPPED_BYTES, AnnIndex
+from mmsearch.vectors.ann import AnnIndex, is_mapped
 from mmsearch.vectors.backend import find_faiss
 from mmsearch.vectors.index import VectorIndex
 from mmsearch.vectors.store import Block, VectorStore, open_segment, read_segment_ids
@@ -81,9 +81,7 @@ class Snapshot:
         """
         path = self._layout.path(row.file)
         size = path.stat().st_size
-        codes = row.factory.rpartition(",")[2]  # those of the centroids do not count
-        is_mapped = size >= MAPPED_BYTES and "x4" not in codes
-        if size != row.bytes or (not is_mapped and file_sha256(path) != row.sha256):
+        if size != row.bytes or (not is_mapped(row.factory, size) and file_sha256(path) != row.sha256):
             raise CollectionCorrupt(f"The index file {path} is not what the catalog says: run 'mmsearch build'.")
         return AnnIndex.load(path, dim=self._dim, vectors=row.vectors)
 

@@ -26,6 +26,14 @@ _ONE_BY_ONE = 10
 """FAISS's number for scanning list by list, without preparing blocks of queries (IndexIVFFastScan.h, `implem`)."""
 
 
+def is_mapped(factory: str, size: int) -> bool:
+    """Return whether the lists of an index file of `size` bytes stay on the disk, as those for fast scan never do.
+
+    What codes the centroids does not matter: of `IVF16384(PQ64x4fs,RFlat),PQ64np` they do.
+    """
+    return size >= MAPPED_BYTES and "x4fs" not in factory.rpartition(",")[2]
+
+
 class AnnIndex:
     """A trained and filled FAISS IVF index, perhaps behind a rotation (OPQ), whose ids are our vector ids."""
 
@@ -55,8 +63,8 @@ class AnnIndex:
     def build(cls, spec: IndexSpec, store: VectorStore, ids: Int64, *, seed: int = 0) -> AnnIndex:
         """Return an index of the rows `ids` (n,), ascending, trained on `spec.train_size` of them, by a seed.
 
-        Raise QueryError for a factory string that does not fit the width of the rows. Needs memory for the lists and a
-        fixed buffer, wherever the rows lie; of two levels (`coarse`) for the lists twice, at the end.
+        Raise QueryError for a factory string that does not fit the width of the rows. Needs memory for the codes and a
+        fixed buffer, wherever the rows lie.
         """
         faiss = require_faiss()
         use_threads(faiss, len(ids))

@@ -36,6 +36,8 @@ _ITERATIONS = 10
 _FIRST_LEVEL_POINTS = 256
 _ROWS = 65_536
 _CODE_ROWS = 65_536
+_PACKED = 2**18
+"""About so many codes get into lists at a time: a few ten megabytes."""
 
 
 def is_two_level(faiss: Any, index: Any) -> bool:
@@ -51,7 +53,7 @@ def train(faiss: Any, index: Any, store: VectorStore, sample: Int64, *, seed: in
     float16 and as wide as the index sees it.
     """
     ivf = faiss.downcast_index(faiss.extract_index_ivf(index))
-    with _scratch() as file:
+    with TemporaryFile() as file:
         rows = _transformed(faiss, index, store, sample, ivf.d, file)
         cells = _first_level(faiss, rows, ivf.nlist, seed)
         centroids = np.concatenate(list(_second_level(faiss, rows, cells, ivf.nlist, seed)))
@@ -71,50 +73,86 @@ def train(faiss: Any, index: Any, store: VectorStore, sample: Int64, *, seed: in
 def adding(faiss: Any, index: Any) -> Iterator[Callable[[Float32, Int64], None]]:
     """Give what adds rows (n, dim) with ids (n,) to an index that `is_two_level`, each to `LISTS_PER_ROW` lists.
 
-    Lists for fast scan take no rows for a list that we name: codes lie in ordinary ones meanwhile, and are packed at
-    the end, when there is room in memory for both.
+    Lists for fast scan take no rows for a list that we name: their codes lie in a temporary file meanwhile, and get
+    into the lists at the end, `_PACKED` at a time.
     """
     ivf = faiss.downcast_index(faiss.extract_index_ivf(index))
     quantizer = faiss.downcast_index(ivf.quantizer)
-    plain = _plain(faiss, ivf) if isinstance(ivf, faiss.IndexIVFPQFastScan) else ivf
-    quantizer.k_factor = K_FACTOR_OF_ROWS
     pointer = faiss.swig_ptr
+    with TemporaryFile() as file:
+        entries = _Entries(faiss, ivf, file) if isinstance(ivf, faiss.IndexIVFPQFastScan) else None
 
-    def add(rows: Float32, ids: Int64) -> None:
-        for step in _steps(faiss, index):
-            rows = step.apply(rows)
-        nearest = quantizer.search(rows, min(LISTS_PER_ROW, ivf.nlist))[1]
-        for lists in np.ascontiguousarray(nearest.T):
-            plain.add_core(len(rows), pointer(rows), pointer(ids), pointer(lists))
+        def add(rows: Float32, ids: Int64) -> None:
+            for step in _steps(faiss, index):
+                rows = step.apply(rows)
+            nearest = quantizer.search(rows, min(LISTS_PER_ROW, ivf.nlist))[1]
+            for lists in np.ascontiguousarray(nearest.T):
+                if entries is None:
+                    ivf.add_core(len(rows), pointer(rows), pointer(ids), pointer(lists))
+                else:
+                    entries.add(rows, ids, lists)
 
+        quantizer.k_factor = K_FACTOR_OF_ROWS
+        try:
+            yield add
+        finally:
+            quantizer.k_factor = K_FACTOR
+        if entries is not None:
+            entries.pack()
+    index.ntotal = ivf.ntotal
+
+
+class _Entries:
+    """Codes for the lists of an IndexIVFPQFastScan, in a file until all are known."""
+
+    def __init__(self, faiss: Any, ivf: Any, file: IO[bytes]) -> None:
+        self._faiss, self._ivf, self._file = faiss, ivf, file
+        self._type = np.dtype([("list", "<i4"), ("id", "<i8"), ("code", "u1", ivf.code_size)])
+        self._sizes = np.zeros(ivf.nlist, dtype=np.int64)
+
+    def add(self, rows: Float32, ids: Int64, lists: Int64) -> None:
+        """Write rows (n, dim) with their ids and lists (n,)."""
+        entries = np.empty(len(rows), dtype=self._type)
+        codes = np.empty((len(rows), self._ivf.code_size), dtype=np.uint8)
+        pointer = self._faiss.swig_ptr
+        self._ivf.encode_vectors(len(rows), pointer(rows), pointer(lists), pointer(codes))
+        entries["list"], entries["id"], entries["code"] = lists, ids, codes
+        _write(self._file, entries)
+        self._sizes += np.bincount(lists, minlength=len(self._sizes))
+
+    def pack(self) -> None:
+        """Fill the lists of the index, which must be empty."""
+        if not self._sizes.any():
+            return
+        entries = np.memmap(self._file, self._type, "r")
+        parts = np.cumsum(self._sizes) // _PACKED
+        for part in np.unique(parts):
+            first, end = np.searchsorted(parts, [part, part + 1])
+            some = entries[(entries["list"] >= first) & (entries["list"] < end)]
+            packed = self._packed(some[np.argsort(some["list"], kind="stable")])
+            self._ivf.invlists.merge_from(packed.invlists, 0)  # only into empty lists: FAISS loses others (1.15)
+        self._ivf.ntotal = len(entries)
+
+    def _packed(self, entries: Any) -> Any:
+        """Return an index with nothing but these entries (n,), in the order of their lists."""
+        ivf, pointer = self._ivf, self._faiss.swig_ptr
+        plain = self._faiss.IndexIVFPQ(ivf.quantizer, ivf.d, ivf.nlist, ivf.pq.M, ivf.pq.nbits, ivf.metric_type)
+        plain.by_residual, plain.pq, plain.is_trained = ivf.by_residual, ivf.pq, True
+        ids, codes = (np.ascontiguousarray(entries[name]) for name in ("id", "code"))
+        lists, starts = np.unique(entries["list"], return_index=True)
+        for number, start, end in zip(lists.tolist(), starts, [*starts[1:], len(entries)], strict=True):
+            plain.invlists.add_entries(number, int(end - start), pointer(ids[start:end]), pointer(codes[start:end]))
+        plain.ntotal = len(entries)
+        return self._faiss.IndexIVFPQFastScan(plain, ivf.bbs)
+
+
+def _write(file: IO[bytes], rows: Any) -> None:
+    """Append rows to a temporary file; an error of it, which has no name, tells the folder."""
     try:
-        yield add
-    finally:
-        quantizer.k_factor = K_FACTOR
-    if plain is not ivf:
-        packed = faiss.IndexIVFPQFastScan(plain, ivf.bbs)
-        packed.own_invlists = False
-        ivf.replace_invlists(packed.invlists, True)
-    ivf.ntotal = index.ntotal = plain.ntotal
-
-
-def _plain(faiss: Any, ivf: Any) -> Any:
-    """Return an empty index with the lists and codes of an IndexIVFPQFastScan, not packed for fast scan."""
-    plain = faiss.IndexIVFPQ(ivf.quantizer, ivf.d, ivf.nlist, ivf.pq.M, ivf.pq.nbits, ivf.metric_type)
-    plain.by_residual, plain.pq, plain.is_trained = ivf.by_residual, ivf.pq, True
-    return plain
-
-
-@contextmanager
-def _scratch() -> Iterator[IO[bytes]]:
-    """Give a temporary file; an error of it, which has no name, tells the folder."""
-    try:
-        with TemporaryFile() as file:
-            yield file
+        file.write(rows.tobytes())  # and not by a map, which a full disk would end with a signal
+        file.flush()
     except OSError as error:
-        if error.filename is None:
-            raise OSError(error.errno, error.strerror, gettempdir()) from error
-        raise
+        raise OSError(error.errno, error.strerror, gettempdir()) from error
 
 
 def _transformed(faiss: Any, index: Any, store: VectorStore, sample: Int64, dim: int, file: IO[bytes]) -> Float16:
@@ -123,8 +161,7 @@ def _transformed(faiss: Any, index: Any, store: VectorStore, sample: Int64, dim:
         some = widen(store.take(sample[start : start + _ROWS]))
         for step in _steps(faiss, index):
             some = step.apply(some)
-        file.write(some.astype(np.float16).tobytes())  # and not by the map, which a full disk would end with a signal
-    file.flush()
+        _write(file, some.astype(np.float16))
     return np.memmap(file, np.float16, "r", shape=(len(sample), dim))
 
 

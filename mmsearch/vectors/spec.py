@@ -87,12 +87,13 @@ def choose_spec(n: int, dim: int, kind: IndexKind = "auto", *, on_gpu: bool = Fa
     else:
         length = max(m for m in range(1, dim // 4 + 1) if dim % m == 0)
         codes, words = f"PQ{length}x4fs", f"{length} 4-bit codes each"
+    twice = ", each in two of them" if is_fine else ""
     return IndexSpec(
         factory=f"{coarse},{codes}",
         nlist=nlist,
         nprobe=_first_probed(nlist, is_fine=is_fine),
         train_size=min(n, nlist * _POINTS_PER_LIST, _MOST_TRAINED),
-        reason=f"{n:,} vectors in {nlist:,} lists, {words}, rescored from the stored rows"
+        reason=f"{n:,} vectors in {nlist:,} lists{twice}, {words}, rescored from the stored rows"
         + ("" if kind == "auto" else f"; {kind} was asked for"),
     )
 

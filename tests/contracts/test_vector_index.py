@@ -17,7 +17,7 @@ from mmsearch.vectors.ann import AnnIndex
 from mmsearch.vectors.index import VectorIndex, measure_recall
 from mmsearch.vectors.spec import choose_spec
 from mmsearch.vectors.store import Block, VectorStore, open_segment, widen, write_segment
-from tests.support import random_units
+from tests.support import random_units, reloaded
 
 DIM, ROWS = 32, 3000
 DEAD = np.array([0, 5, 6, 1500, 2999], dtype=np.int64)
@@ -228,9 +228,7 @@ def test_saved_index_is_the_same_index(tmp_path: Path, kind: str) -> None:
     rows = store()
     ids = np.arange(ROWS, dtype=np.int64)
     built = AnnIndex.build(choose_spec(ROWS, DIM, kind), rows, ids)
-    with (tmp_path / "index.faiss").open("wb") as file:
-        built.save(file)
-    loaded = AnnIndex.load(tmp_path / "index.faiss", dim=DIM, vectors=ROWS)
+    loaded = reloaded(built, tmp_path / "index.faiss", dim=DIM, vectors=ROWS)
     queries = random_units(10, DIM, seed=8)
     assert loaded.search(queries, 20, nprobe=4).tolist() == built.search(queries, 20, nprobe=4).tolist()
     with pytest.raises(CollectionCorrupt, match="not of this collection"):

@@ -21,7 +21,7 @@ from mmsearch.vectors.backend import require_faiss
 from mmsearch.vectors.index import VectorIndex, recall_of
 from mmsearch.vectors.spec import choose_spec
 from mmsearch.vectors.store import Block, VectorStore
-from tests.support import random_units
+from tests.support import random_units, reloaded
 
 DIM, ROWS, LISTS = 32, 4000, 64
 
@@ -84,8 +84,10 @@ def test_a_row_lies_in_the_two_lists_nearest_to_it(codes: str) -> None:
     assert np.take_along_axis(own, nearest, axis=1).mean() > 0.95
 
 
-def test_packed_codes_are_those_that_faiss_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_a_time", [2**18, 500])
+def test_packed_codes_are_those_that_faiss_packs(monkeypatch: pytest.MonkeyPatch, at_a_time: int) -> None:
     monkeypatch.setattr(coarse, "LISTS_PER_ROW", 1)
+    monkeypatch.setattr(coarse, "_PACKED", at_a_time)
     rows = clustered()
     index = build(rows)
     faiss = require_faiss()
@@ -114,9 +116,7 @@ def test_an_index_whose_rows_lie_in_one_list_each_is_still_read(
     with monkeypatch.context() as before:
         before.setattr(coarse, "LISTS_PER_ROW", 1)
         index = build(clustered())
-    with (tmp_path / "index.faiss").open("wb") as file:
-        index.save(file)
-    loaded = AnnIndex.load(tmp_path / "index.faiss", dim=DIM, vectors=ROWS)
+    loaded = reloaded(index, tmp_path / "index.faiss", dim=DIM, vectors=ROWS)
     queries = random_units(10, DIM, seed=8)
     assert loaded.search(queries, 20, nprobe=8).tolist() == index.search(queries, 20, nprobe=8).tolist()
     with pytest.raises(CollectionCorrupt, match="not of this collection"):
@@ -150,14 +150,14 @@ def test_looking_harder_ends_when_adding_fails(built: tuple[Float32, AnnIndex]) 
 
 
 def test_a_filter_reaches_far_enough_into_fine_lists() -> None:
-    """With as many lists more as the square root of the share says, this finds 0.92 of them."""
+    """With as many lists more as the square root of the share says, this finds 0.89 of them."""
     count = 20_000
     centres = random_units(400, DIM, seed=3)
     rows = centres[np.arange(count) % 400] + 0.8 * random_units(count, DIM, seed=4)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     store = VectorStore(DIM, [Block(0, rows.astype(np.float16))])
     ann = AnnIndex.build(choose_spec(count, DIM, "IVF512(PQ16x4fs,RFlat),PQ16x4fs"), store, np.arange(count))
-    index = VectorIndex(store, ann=ann, covered=count, nprobe=8)
+    index = VectorIndex(store, ann=ann, covered=count, nprobe=4)
     queries = rows[:100] + 0.6 * random_units(100, DIM, seed=5)
     queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
     mask = np.random.default_rng(1).random(count) < 0.2

@@ -206,7 +206,6 @@ def test_only_what_is_read_whole_is_hashed(
     engine.build(index_kind=kind)
     (file,) = engine.collection.layout.root.glob("ann/image/*/index.faiss")
     hashed: list[Path] = []
-    monkeypatch.setattr("mmsearch.collection.snapshot.MAPPED_BYTES", 1000)
     monkeypatch.setattr("mmsearch.vectors.ann.MAPPED_BYTES", 1000)
 
     def sha256(path: Path) -> str:
@@ -282,6 +281,7 @@ def test_the_index_is_chosen_by_size_and_device(n: int, kind: str, on_gpu: bool,
     spec = choose_spec(n, 512, parse_kind(kind), on_gpu=on_gpu)
     assert spec.factory == factory
     assert spec.reason
+    assert ("each in two of them" in spec.reason) is ("RFlat" in factory and kind == "auto")
     assert spec.train_size <= n
 
 

@@ -143,6 +143,14 @@ def test_equal_scores_are_in_order_of_item_id() -> None:
     assert [hit.item.id for hit in reordered(hits, {0: 1.0, 1: 1.0, 2: 1.0}, ToyReranker(weight=0.1).spec)] == [6, 7, 8]
 
 
+def test_how_far_a_match_brings_a_hit_is_bounded_by_the_reranker() -> None:
+    hits = [Hit(n, cosine, Item(n, Modality.IMAGE, str(n), str(n)), cosine) for n, cosine in ((1, 0.5), (2, 0.25))]
+    for bound, first in ((2.0, 1), (50.0, 2)):
+        found = reordered(hits, {0: 0.0, 1: 10.0}, ToyReranker(weight=0.1, bound=bound).spec)
+        assert found[0].item.id == first
+        assert [hit.rank for hit in found] == [1, 2]
+
+
 def test_a_picture_is_opened_once_for_both_stages(
     engine: SearchEngine, reranker: ToyReranker, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +223,7 @@ def test_a_damaged_file_is_no_file(tmp_path: Path, content: bytes | None) -> Non
 
 
 def test_eval_measures_the_second_look(folder: Path, toy: ToyEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    reranker = ToyReranker(weight=2.0)
+    reranker = ToyReranker(weight=1.0, bound=50.0)  # with the bound of 2 one of six does not get past the others
     monkeypatch.setattr("mmsearch.evaluation.runner.load_reranker", lambda _uri, _encoder, device=None: reranker)
     corpus = folder / "captions.jsonl"
     corpus.write_text(
