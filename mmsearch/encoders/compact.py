@@ -1,7 +1,8 @@
 """CompactEncoder: a small dual encoder whose weights ship in the wheel. Offline, ONNX Runtime, CPU only.
 
 Image tower EfficientNet-Lite2, text tower all-MiniLM-L6-v2, the last blocks of both tuned, with a trained head inside
-the ONNX graphs; `weights/<version>/MODEL_CARD.md` tells sources, figures and weaknesses, `training/` the recipe.
+the ONNX graphs; two coordinates of the vectors make up for hubs (`mmsearch.encoders.hubs`).
+`weights/<version>/MODEL_CARD.md` tells sources, figures and weaknesses, `training/` the recipe.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmsearch.config import Settings
+from mmsearch.encoders.hubs import Hubs
 from mmsearch.encoders.languages import MULTILINGUAL_ADVICE, is_foreign
 from mmsearch.encoders.preprocess import SquareResize
 from mmsearch.errors import UnknownEncoder, WeightsUnavailable
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 WEIGHTS = Path(__file__).parent / "weights"
-LATEST = "v2"
+SCHEME = "compact"
+LATEST = "v3"
 _IMAGE_BATCH = 4
 _TEXT_BATCH = 64
 _UNKNOWN = "[UNK]"
@@ -39,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 def load(version: str = "", _device: str = "cpu") -> CompactEncoder:
     """Return the compact encoder of a version ("" is the latest); raise UnknownEncoder for one that does not ship."""
-    folder = WEIGHTS / f"compact-{version or LATEST}"
+    folder = WEIGHTS / f"{SCHEME}-{version or LATEST}"
     if not (folder / "manifest.json").is_file():
         shipped = ", ".join(sorted(f"compact:{p.name.removeprefix('compact-')}" for p in WEIGHTS.glob("compact-*")))
         raise UnknownEncoder(f"There is no encoder 'compact:{version}': this mmsearch ships {shipped or 'none'}.")
@@ -104,7 +107,7 @@ class CompactEncoder:
 
     def encode_images(self, pixels: UInt8) -> Float32:
         """Return unit rows (n, dim) for prepared pictures (n, 3, S, S) uint8."""
-        return self._run_images("embedding", pixels, (self._spec.dim,))
+        return self._hubs.pictures(self._run_images("embedding", pixels, (self._spec.dim,)))
 
     def image_tokens(self, pixels: UInt8) -> Float32:
         """Return the patch tokens (n, 81, 1280) before pooling, the 9 × 9 grid row by row."""
@@ -114,7 +117,8 @@ class CompactEncoder:
         """Return unit rows (n, dim); a text over the context length (256 word pieces) is cut, and that is logged."""
         rows = np.empty((len(texts), self._spec.dim), dtype=np.float32)
         for order, ids, mask in self._text_batches(texts):
-            rows[order] = self._text.run(["embedding"], {"input_ids": ids, "attention_mask": mask})[0]
+            found = self._text.run(["embedding"], {"input_ids": ids, "attention_mask": mask})[0]
+            rows[order] = self._hubs.texts(found)
         return rows
 
     def text_tokens(self, texts: Sequence[str]) -> tuple[Float32, Mask]:
@@ -183,6 +187,10 @@ class CompactEncoder:
         from tokenizers import Tokenizer
 
         return Tokenizer.from_str(self._read("tokenizer.json").decode())
+
+    @cached_property
+    def _hubs(self) -> Hubs:
+        return Hubs.from_bytes(self._read("hubs.npz"))
 
     @property
     def _image(self) -> OnnxSession:

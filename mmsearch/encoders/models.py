@@ -51,7 +51,10 @@ def _compact_models() -> Iterator[ModelInfo]:
 
 
 def _tuned_models(known: Mapping[str, ModelInfo]) -> Iterator[ModelInfo]:
-    """Yield the encoders tuned here; of a base that is in no table (a folder, say) the size is not known."""
+    """Yield the encoders tuned here; of a base that is in no table (a folder, say) the size is not known.
+
+    A `compact` that is in no table is one that shipped before.
+    """
     for manifest in list_tuned():
         base = known.get(manifest.base)
         size = base.megabytes if base else None
@@ -61,7 +64,7 @@ def _tuned_models(known: Mapping[str, ModelInfo]) -> Iterator[ModelInfo]:
             image_size=manifest.image_size,
             megabytes=None if size is None else size + manifest.bytes / 1e6,
             languages=base.languages if base else "?",
-            on_disk=base is None or base.on_disk,
+            on_disk=base.on_disk if base else not manifest.base.startswith(f"{compact.SCHEME}:"),
         )
 
 

@@ -37,17 +37,23 @@ _log = logging.getLogger(__name__)
 def load(name: str, device: str = "auto") -> TunedEncoder:
     """Return a tuned encoder by its name.
 
-    Raise UnknownEncoder, WeightsUnavailable for a head that is damaged or was made for other weights of its base, and
-    what loading the base raises.
+    Raise UnknownEncoder, WeightsUnavailable for a head that is damaged or whose base is not here or has other weights,
+    and what else loading the base raises.
     """
     manifest = read_manifest(name)
     settings = Settings.from_environment()
     asked = None if device == settings.device else device  # a base that runs on the CPU alone passes over the settings
-    base = load_encoder(manifest.base, device=asked)
+    again = f"bring them back, or tune again with 'mmsearch train … --name {name} --force'."
+    try:
+        base = load_encoder(manifest.base, device=asked)
+    except UnknownEncoder as error:
+        raise WeightsUnavailable(
+            f"{SCHEME}:{name} was tuned on {manifest.base}, whose weights are not here: {again}"
+        ) from error
     if base.spec.fingerprint != manifest.base_fingerprint:
         raise WeightsUnavailable(
             f"{SCHEME}:{name} was tuned on {manifest.base}, whose weights here are others than those it was made with:"
-            f" bring them back, or tune again with 'mmsearch train … --name {name} --force'."
+            f" {again}"
         )
     return TunedEncoder(base, manifest.head(), uri=f"{SCHEME}:{name}", head_sha256=manifest.sha256)
 

@@ -21,7 +21,7 @@ def open_clip(family: str) -> Callable[[Path], Encoder]:
 
 ENCODERS: dict[str, Callable[[Path], Encoder]] = {
     "toy": lambda _: ToyEncoder(),
-    "compact:v2": lambda _: load_encoder("compact:v2"),
+    "compact:v3": lambda _: load_encoder("compact:v3"),
     "tuned:contract": lambda _: tuned_encoder("contract"),
     **{f"open_clip {family}": open_clip(family) for family in FAMILIES},
 }

@@ -113,8 +113,17 @@ def tuned_damaged(case: Case) -> Done:
 
 @situation
 def tuned_other_base(case: Case) -> Done:
+    return index_with_base(case, fingerprint="0" * 64)
+
+
+@situation
+def tuned_older_base(case: Case) -> Done:
+    return index_with_base(case, uri="compact:v2")
+
+
+def index_with_base(case: Case, **changes: str) -> Done:
     manifest = tuned(case) / "manifest.json"
     content = json.loads(manifest.read_bytes())
-    content["base"]["fingerprint"] = "0" * 64
+    content["base"].update(changes)
     manifest.write_text(json.dumps(content))
     return case.run("index", case.pictures, "--collection", "new", "--encoder", "tuned:mine")

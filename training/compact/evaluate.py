@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
+from mmsearch.encoders.hubs import Hubs
+
 from .common import (
     DEV_SHARDS,
     IMAGE_SIZE,
@@ -64,13 +66,19 @@ def embed_shard(model: Path, shard: Path) -> Embedded:
     samples = list(read_shard(shard))
     pictures = [to_pixels(RESIZERS[RESIZE](sample.image())) for sample in samples]
     images = embed_pictures(open_session(model / "image.onnx"), pictures)
-    return Embedded(tuple(sample.captions for sample in samples), images)
+    return Embedded(tuple(sample.captions for sample in samples), open_hubs(model).pictures(images))
+
+
+def open_hubs(model: Path) -> Hubs:
+    """Return what makes up for hubs."""
+    return Hubs.from_bytes((model / "hubs.npz").read_bytes())
 
 
 def embed_texts(model: Path, texts: list[str]) -> Floats:
     """Return unit rows (n, dim) of texts."""
     tokenizer = open_tokenizer(model / "tokenizer.json")
-    return run_texts(open_session(model / "text.onnx"), tokenizer, texts, output="embedding")
+    rows = run_texts(open_session(model / "text.onnx"), tokenizer, texts, output="embedding")
+    return open_hubs(model).texts(rows)
 
 
 def shard_recall(model: Path, embedded: Embedded) -> Recall:

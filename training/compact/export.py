@@ -1,7 +1,7 @@
-"""Write the shipped files: `python -m training.compact.export --weights FILE --out DIR`.
+"""Write the graphs that ship: `python -m training.compact.export --weights FILE --out DIR`.
 
-Towers and heads become two ONNX files, with tokenizer, manifest and canonical vectors beside them. Prints how
-far the small files are from the float32 originals.
+Towers and heads become two ONNX files, with the tokenizer beside them. Prints how far the small files are from the
+float32 originals. `hubs.py` writes the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .graphs import save_image_graph, save_text_graph
 from .head import Encoder, ImageHead, Shape, TextHead
 from .towers import WIDTH, ImageTower, TextTower, tokenizer_file
 
-SHIPPED = ("image.onnx", "text.onnx", "tokenizer.json")
+SHIPPED = ("image.onnx", "text.onnx", "hubs.npz", "tokenizer.json")
 TEXTS = (
     "a red car",
     "sunset over the sea",
@@ -112,16 +112,22 @@ def least_cosine(left: Floats, right: Floats) -> float:
 
 
 @torch.no_grad()
-def compare(image: Encoder, text: Encoder, out: Path) -> tuple[Floats, Floats]:
-    """Print least cosines against float32 and return the shipped embeddings of PICTURES and TEXTS."""
+def compare(image: Encoder, text: Encoder, out: Path) -> None:
+    """Print least cosines against float32."""
     pixels = synthetic_pictures()
     words = tokenize(open_tokenizer(out / "tokenizer.json"), TEXTS)
-    (pictures,) = open_session(out / "image.onnx").run(["embedding"], {"pixels": pixels})
-    (texts,) = open_session(out / "text.onnx").run(["embedding"], words)
+    pictures, texts = canonical(out)
     reference = image(torch.from_numpy(pixels))[0].numpy()
     print(f"image: least cosine to float32 {least_cosine(pictures, reference):.6f}")
     reference = text(*(torch.from_numpy(value) for value in words.values()))[0].numpy()
     print(f"text: least cosine to float32 {least_cosine(texts, reference):.6f}")
+
+
+def canonical(out: Path) -> tuple[Floats, Floats]:
+    """Return what the graphs make of PICTURES and TEXTS."""
+    words = tokenize(open_tokenizer(out / "tokenizer.json"), TEXTS)
+    (pictures,) = open_session(out / "image.onnx").run(["embedding"], {"pixels": synthetic_pictures()})
+    (texts,) = open_session(out / "text.onnx").run(["embedding"], words)
     return pictures, texts
 
 
@@ -133,7 +139,7 @@ def write_manifest(out: Path) -> None:
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     manifest = {
         "name": "compact",
-        "version": "v2",
+        "version": "v3",
         "dim": WIDTH,
         "image_size": IMAGE_SIZE,
         "resize": RESIZE,
@@ -163,7 +169,7 @@ def write_golden(out: Path, pictures: Floats, texts: Floats) -> None:
 
 
 def main() -> None:
-    """Write everything except the model card and the notice, which are written by hand."""
+    """Write graphs and tokenizer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, required=True, help="head.pt or tuned.pt")
     parser.add_argument("--out", type=Path, required=True)
@@ -174,10 +180,7 @@ def main() -> None:
     save_text_graph(text, out / "text.onnx", output="embedding")
     tokenizer = open_tokenizer(tokenizer_file())
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
-    write_golden(out, *compare(image, text, out))
-    write_manifest(out)
-    total = sum(path.stat().st_size for path in out.iterdir())
-    print(f"{total / 1e6:.2f} MB in {out}")
+    compare(image, text, out)
 
 
 if __name__ == "__main__":

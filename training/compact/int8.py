@@ -83,7 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out: Path = arguments.work / "int8"
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("text.onnx", "tokenizer.json"):
+    for name in ("text.onnx", "hubs.npz", "tokenizer.json"):
         shutil.copy(arguments.model / name, out / name)
     pictures = list(itertools.islice(training_pictures(arguments.data), PICTURES))
     report(arguments.model, arguments.data, pictures, title="float32")
