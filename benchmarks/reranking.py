@@ -120,13 +120,14 @@ def resampled_gains(gain: np.ndarray, clusters: np.ndarray) -> np.ndarray:
 
 
 def report_swaps() -> None:
-    """Print how often the true caption is preferred to one with two nouns, or an adjective, swapped.
+    """Print how often the true caption is preferred to one with two nouns, or an adjective, swapped; each, and both.
 
     The same is told of the reranker when it is shown another picture: what it prefers then it knows from words alone.
     """
     encoder = load_encoder("compact")
     reranker = load_reranker("auto", encoder)
     rng = random.Random(0)
+    both: list[tuple[float, float, float]] = []
     for kind, swap in (("two nouns", swap_nouns), ("an adjective", swap_adjective)):
         wins: list[tuple[float, float, float]] = []
         other: np.ndarray | None = None
@@ -138,13 +139,20 @@ def report_swaps() -> None:
                 if other is not None:
                     wins += preferred(encoder, reranker, pixels, states, other, pairs)
                 other = states
-        encoders, rerankers, blind = (100 * float(np.mean(part)) for part in zip(*wins, strict=True))
-        print(
-            f"captions with {kind} swapped ({len(wins)}): the true one is preferred by the encoder {encoders:.1f} %, by"
-            f" the reranker {rerankers:.1f} % ({blind:.1f} % when shown another picture): {rerankers - encoders:+.1f};"
-            f" bar +10 {verdict(rerankers - encoders >= 10)}",
-            flush=True,
-        )
+        print_swaps(kind, wins)
+        both += wins
+    print_swaps("either", both)
+
+
+def print_swaps(kind: str, wins: list[tuple[float, float, float]]) -> None:
+    """Print how often the true caption was preferred, by what `preferred` returned."""
+    encoders, rerankers, blind = (100 * float(np.mean(part)) for part in zip(*wins, strict=True))
+    print(
+        f"captions with {kind} swapped ({len(wins)}): the true one is preferred by the encoder {encoders:.1f} %, by"
+        f" the reranker {rerankers:.1f} % ({blind:.1f} % when shown another picture): {rerankers - encoders:+.1f};"
+        f" bar +10 {verdict(rerankers - encoders >= 10)}",
+        flush=True,
+    )
 
 
 def swapped_pictures() -> Iterator[Captioned]:

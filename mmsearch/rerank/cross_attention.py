@@ -1,8 +1,8 @@
 """CrossAttentionReranker: words attend to patches and patches to words, on the tokens of an encoder. ONNX Runtime.
 
     weights/<name>/, or home/rerankers/<name>/ for what `mmsearch train --reranker` made
-      manifest.json     fingerprint of the encoder, weight of the matching score, SHA-256 of the graphs
-      picture.onnx      tokens (n, patches, width of the encoder) → states (n, patches, width)
+      manifest.json     fingerprint of the encoder, weight of the matching score, cells, SHA-256 of the graphs
+      picture.onnx      tokens (n, patches, width of the encoder + colours of `cells`²) → states (n, patches, width)
       match.onnx        states (n, patches, width), words (n, t, width of the encoder), mask (n, t) → score (n,),
                         attention (n, t, patches)
       MODEL_CARD.md
@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ import numpy as np
 
 from mmsearch.config import Settings
 from mmsearch.errors import UnknownReranker, WeightsUnavailable
+from mmsearch.rerank.cells import colour_cells, with_cells
 from mmsearch.runtime.onnx import OnnxSession, read_verified
 from mmsearch.types import Encoder, Float32, Mask, PieceEncoder, RerankerSpec, TokenEncoder, UInt8
 
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 SCHEME = "cross_attention"
 WEIGHTS = Path(__file__).parent / "weights"
 PICTURE, MATCH = "picture.onnx", "match.onnx"
-FORMAT = 1
+FORMAT = 2
+_WITHOUT_CELLS = 1
 _MANIFEST = "manifest.json"
 _PAIRS = 25
 _PICTURES = 16
@@ -52,11 +55,16 @@ def load(name: str, encoder: Encoder, _device: str | None = None) -> CrossAttent
         manifest = read_manifest(folder)
         if manifest["encoder"]["fingerprint"] == encoder.spec.fingerprint and isinstance(encoder, TokenEncoder):
             return CrossAttentionReranker(encoder, folder)
-    make = f"make one with 'mmsearch train CAPTIONS --reranker --name NAME --encoder {encoder.spec.uri}', "
+    command = f"mmsearch train CAPTIONS --reranker --name {name or 'NAME'} --encoder {encoder.spec.uri}"
+    if name:
+        raise UnknownReranker(
+            f"{SCHEME}:{name} was made for {manifest['encoder']['uri']} with other weights than those of"
+            f" {encoder.spec.uri} here: search without it, or make it again with '{command} --force'."
+        )
+    make = f"make one with '{command}', " if isinstance(encoder, TokenEncoder) else ""
     raise UnknownReranker(
-        f"There is no reranker{f' {name}' if name else ''} for {encoder.spec.uri}: search without it,"
-        f" {make if isinstance(encoder, TokenEncoder) else ''}or move the collection to the encoder that ships with"
-        " 'mmsearch index --reembed'."
+        f"There is no reranker for {encoder.spec.uri}: search without it, {make}or move the collection to the encoder"
+        " that ships with 'mmsearch index --reembed'."
     )
 
 
@@ -108,6 +116,7 @@ class CrossAttentionReranker:
         self._encoder, self._folder = encoder, folder
         self._threads = threads or Settings.from_environment().threads
         manifest = read_manifest(folder)
+        self._cells = int(manifest["cells"])
         self._sha256 = {name: str(manifest["files"][name]["sha256"]) for name in (PICTURE, MATCH)}
         recipe = [encoder.spec.fingerprint, sorted(self._sha256.items())]
         self._spec = RerankerSpec(
@@ -133,10 +142,14 @@ class CrossAttentionReranker:
         return self._encoder.prepare_image(image)
 
     def picture_states(self, pixels: UInt8) -> Float32:
-        """Return states (n, patches, width) of prepared pictures (n, 3, S, S)."""
-        parts = []
-        for start in range(0, max(len(pixels), 1), _PICTURES):
-            tokens = self._encoder.image_tokens(pixels[start : start + _PICTURES])
+        """Return states (n, patches, width) of prepared pictures (n, 3, S, S), (0, 0, 0) for none."""
+        parts = [np.empty((0, 0, 0), dtype=np.float32)] if not len(pixels) else []
+        for start in range(0, len(pixels), _PICTURES):
+            some = pixels[start : start + _PICTURES]
+            tokens = self._encoder.image_tokens(some)
+            if self._cells:
+                colours = colour_cells(some, side=math.isqrt(tokens.shape[1]), cells=self._cells)
+                tokens = with_cells(tokens, colours)
             parts.append(self._session(PICTURE).run(["states"], {"tokens": tokens})[0])
         return np.concatenate(parts)
 
@@ -221,9 +234,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     advice = "install mmsearch again" if folder.parent == WEIGHTS else "restore it, or make it again with --force"
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
-        if content["format"] != FORMAT:
-            raise WeightsUnavailable(f"{path} is of format {content['format']}, and this mmsearch reads {FORMAT}.")
+        if content["format"] > FORMAT:
+            raise WeightsUnavailable(
+                f"{path} has format {content['format']}, this mmsearch knows up to {FORMAT}: update it."
+            )
+        if content["format"] == _WITHOUT_CELLS:
+            content["cells"] = 0
         str(content["encoder"]["fingerprint"]), str(content["name"]), float(content["weight"])
+        if int(content["cells"]) < 0:
+            raise ValueError(f"{content['cells']} cells")
         for name in (PICTURE, MATCH):
             str(content["files"][name]["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -117,8 +117,11 @@ def train_reranker(
         check=_check_tokens,
         progress=progress,
     )
-    recipe = recipe.sized(len(gathered.parts.training.images))
-    tokens = _read(gathered, reading)
+    base = gathered.base
+    if not isinstance(base, TokenEncoder):
+        raise TypeError("it was checked")
+    recipe = _fitting(recipe.sized(len(gathered.parts.training.images)), base)
+    tokens = _read(gathered, base, recipe, reading)
     trained = _train(tokens[0], tokens[1], recipe, learning)
     uri = f"{SCHEME}:{name}"
     verdict = _judge(trained, tokens[2], names=(gathered.base.spec.uri, uri), judging=judging)
@@ -166,8 +169,7 @@ def _check_tokens(encoder: Encoder) -> None:
     uri = encoder.spec.uri
     if not isinstance(encoder, TokenEncoder):
         raise EncoderError(f"{uri} does not show its tokens, which a reranker reads: choose another encoder.")
-    size = encoder.spec.image_size
-    patches = encoder.image_tokens(np.zeros((1, 3, size, size), dtype=np.uint8)).shape[1]
+    patches = _patches(encoder)
     if math.isqrt(patches) ** 2 != patches:
         raise EncoderError(
             f"{uri} shows {patches} patches, which are no square grid, so that no reranker can read them: choose"
@@ -175,7 +177,20 @@ def _check_tokens(encoder: Encoder) -> None:
         )
 
 
-def _read(gathered: Gathered, reading: Progress) -> tuple[TokenSet, TokenSet, TokenSet]:
+def _patches(encoder: TokenEncoder) -> int:
+    size = encoder.spec.image_size
+    tokens = encoder.image_tokens(np.zeros((1, 3, size, size), dtype=np.uint8))
+    return len(tokens[0])
+
+
+def _fitting(recipe: MatchRecipe, base: TokenEncoder) -> MatchRecipe:
+    """Return the recipe with no more cells than the pictures of an encoder have pixels for."""
+    return replace(recipe, cells=min(recipe.cells, base.spec.image_size // math.isqrt(_patches(base))))
+
+
+def _read(
+    gathered: Gathered, base: TokenEncoder, recipe: MatchRecipe, reading: Progress
+) -> tuple[TokenSet, TokenSet, TokenSet]:
     """Return the tokens of what is learned from, of what says when to stop, and of what judges."""
     parts, folder = gathered.parts, gathered.cache / "tokens"
     sweep(folder)
@@ -183,11 +198,9 @@ def _read(gathered: Gathered, reading: Progress) -> tuple[TokenSet, TokenSet, To
     sizes = [len(some.images) + len(some.texts) for some in sets]
     before = 0
     found = []
-    base = gathered.base
-    if not isinstance(base, TokenEncoder):
-        raise TypeError("it was checked")
     for some, size in zip(sets, sizes, strict=True):
-        found.append(read_tokens(base, some, folder, progress=partial(_ahead, reading, before, sum(sizes))))
+        ahead = partial(_ahead, reading, before, sum(sizes))
+        found.append(read_tokens(base, some, folder, cells=recipe.cells, progress=ahead))
         before += size
     return found[0], found[1], found[2]
 
@@ -254,7 +267,7 @@ def _written(
 ) -> str:
     """Write the reranker, and return its folder."""
     from mmsearch.training.rerank.candidates import COUNT
-    from mmsearch.training.rerank.export import export_matcher
+    from mmsearch.training.rerank.export import export_matchers
 
     card = model_card(
         title=report.uri,
@@ -272,5 +285,9 @@ def _written(
             f" `mmsearch eval CORPUS --encoder {report.base} --reranker {report.uri}`."
         ),
     )
-    graphs = export_matcher(trained.matcher, mean=trained.mean)
-    return str(write_reranker(name, graphs, base.spec, weight=trained.weight, card=card, told=told, force=force))
+    graphs = export_matchers([trained.matcher], mean=trained.mean)
+    cells = trained.matcher.shape.cells
+    path = write_reranker(
+        name, graphs, base.spec, weight=trained.weight, cells=cells, card=card, told=told, force=force
+    )
+    return str(path)

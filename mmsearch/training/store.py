@@ -57,6 +57,7 @@ def write_reranker(
     encoder: EncoderSpec,
     *,
     weight: float,
+    cells: int,
     card: str,
     told: Mapping[str, Any],
     force: bool,
@@ -67,6 +68,7 @@ def write_reranker(
         "name": name,
         "encoder": {"uri": encoder.uri, "fingerprint": encoder.fingerprint},
         "weight": weight,
+        "cells": cells,
     }
     return _write(check_free_reranker(name, force=force), graphs, manifest | dict(told), card, force=force)
 

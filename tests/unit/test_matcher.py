@@ -15,13 +15,13 @@ from tests.support import random_units
 
 torch = pytest.importorskip("torch", reason="needs the extra [train]")
 pytest.importorskip("onnx", reason="needs the extra [train]")
-export_matcher = pytest.importorskip("mmsearch.training.rerank.export").export_matcher
+export_matchers = pytest.importorskip("mmsearch.training.rerank.export").export_matchers
 learning = pytest.importorskip("mmsearch.training.rerank.learner")
 Learner, shape_of = learning.Learner, learning.shape_of
 matching = pytest.importorskip("mmsearch.training.rerank.matcher")
 Matcher, Shape = matching.Matcher, matching.Shape
 
-SMALL = MatchRecipe(group=4, groups=4, at_once=2, width=32, layers=1, rate=3e-3, dropout=0.0, epochs=1)
+SMALL = MatchRecipe(group=4, groups=4, at_once=2, width=32, layers=1, rate=3e-3, dropout=0.0, epochs=1, cells=0)
 SIDE, WIDTH, THINGS = 3, 24, 12
 
 
@@ -89,7 +89,7 @@ def things() -> np.ndarray:
     return np.random.default_rng(1).standard_normal((THINGS, WIDTH)).astype(np.float32)
 
 
-def drawn(rng: np.random.Generator, groups: int, *, with_wrong: bool = False) -> Pairs:
+def drawn(rng: np.random.Generator, groups: int, *, with_wrong: bool = False, cells: int = 0) -> Pairs:
     """Return groups of four pictures of two things, one in the upper and one in the lower half, and their texts.
 
     All four hold the same things: which is above tells two from the others, and a third word tells these apart.
@@ -107,6 +107,8 @@ def drawn(rng: np.random.Generator, groups: int, *, with_wrong: bool = False) ->
                 pictures[number, places] += known[thing]
             words[number, :3] = known[[above, below, beside]] + 0.5 * np.eye(3, WIDTH, dtype=np.float32)
     mask = np.tile(np.float32([1, 1, 1, 0]), (groups * 4, 1))
+    colours = rng.uniform(-1, 1, (groups * 4, size, 3 * cells**2)).astype(np.float32)
+    pictures = np.concatenate([pictures, colours], axis=2)
     if not with_wrong:
         return Pairs(pictures, words, mask)
     wrong = np.arange(0, groups * 4, 4)
@@ -114,9 +116,9 @@ def drawn(rng: np.random.Generator, groups: int, *, with_wrong: bool = False) ->
     return Pairs(pictures, words, mask, wrong=exchanged, wrong_mask=mask[wrong], wrong_of=wrong)
 
 
-def learner(steps: int, *, seed: int = 0, dropout: float = 0.0) -> Learner:
-    begin = drawn(np.random.default_rng(9), 30)
-    recipe = replace(SMALL, seed=seed, kept=1.0, dropout=dropout)
+def learner(steps: int, *, seed: int = 0, dropout: float = 0.0, cells: int = 0) -> Learner:
+    begin = drawn(np.random.default_rng(9), 30, cells=cells)
+    recipe = replace(SMALL, seed=seed, kept=1.0, dropout=dropout, cells=cells)
     return Learner(shape_of(begin, recipe), recipe, [begin], steps=steps)
 
 
@@ -174,26 +176,60 @@ def test_a_pair_scores_the_same_in_every_company() -> None:
     assert float(padded) == pytest.approx(float(scores[0, 1, 2]), abs=1e-4)
 
 
-def test_the_files_score_as_the_matcher_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cells", [(0,), (2,), (2, 0)])
+def test_the_files_score_as_the_matchers_do_in_the_mean(cells: tuple[int, ...]) -> None:
     import onnxruntime
 
-    one = learner(3)
     rng = np.random.default_rng(0)
-    for _ in range(3):
-        one.step([drawn(rng, 2)], rng)
-    matcher, some = one.averaged(), drawn(rng, 3)
-    graphs = export_matcher(matcher, mean=0.5)
+    learners = [learner(3, seed=number, cells=some) for number, some in enumerate(cells)]
+    for one in learners:
+        for _ in range(3):
+            one.step([drawn(rng, 2, cells=one.recipe.cells)], rng)
+    matchers, some = [one.averaged() for one in learners], drawn(rng, 3, cells=max(cells))
+    graphs = export_matchers(matchers, mean=0.5)
     sessions = {name: onnxruntime.InferenceSession(data) for name, data in graphs.items()}
     (states,) = sessions["picture.onnx"].run(["states"], {"tokens": some.pictures})
     feeds = {"states": states, "words": some.words, "mask": some.mask}
     scores, attention = sessions["match.onnx"].run(["score", "attention"], feeds)
+    assert states.shape == (12, SIDE**2, SMALL.width * len(cells))
     with torch.no_grad():
         images, texts, mask = (torch.from_numpy(part)[:, None] for part in (some.pictures, some.words, some.mask))
-        exact = matcher(matcher.picture_states(images), matcher.text_states(texts), mask)[:, 0, 0].numpy() - 0.5
-    np.testing.assert_allclose(scores, exact, atol=1e-4)
+        exact = [
+            matcher(matcher.picture_states(images), matcher.text_states(texts), mask)[:, 0, 0].numpy() - 0.5
+            for matcher in matchers
+        ]
+    np.testing.assert_allclose(scores, np.mean(exact, axis=0), atol=1e-4)
     assert attention.shape == (12, 4, SIDE**2)
     np.testing.assert_allclose(attention.sum(axis=2), 1.0, atol=1e-4)
-    assert matcher.outer.bias.item() == one.average.outer.bias.item(), "it is left as it was"
+    assert matchers[0].outer.bias.item() == learners[0].average.outer.bias.item(), "it is left as it was"
+
+
+def test_matchers_of_patches_that_are_cut_in_two_ways_make_no_files() -> None:
+    matchers = [learner(1, cells=cells).averaged() for cells in (1, 2)]
+    with pytest.raises(ValueError, match="cut in different ways"):
+        export_matchers(matchers, mean=0.0)
+
+
+def test_colours_of_patches_are_learned_from() -> None:
+    """Pictures whose tokens are all alike, and texts that tell the colour that only the cells show."""
+    rng = np.random.default_rng(0)
+    known = things()[:4]
+    colours = np.repeat(np.float32([[-1, -1, 1], [-1, 1, -1], [1, -1, -1], [1, 1, 1]])[:, None], SIDE**2, axis=1)
+
+    def seen(groups: int) -> Pairs:
+        order = np.concatenate([rng.permutation(4) for _ in range(groups)])
+        tokens = rng.normal(0, 0.1, (len(order), SIDE**2, WIDTH)).astype(np.float32)
+        words = np.stack([known[order], rng.normal(0, 0.1, (len(order), WIDTH)).astype(np.float32)], axis=1)
+        return Pairs(np.concatenate([tokens, colours[order]], axis=2), words, np.ones((len(order), 2), np.float32))
+
+    recipe = replace(SMALL, cells=1, kept=1.0)
+    begin = seen(30)
+    shape = shape_of(begin, recipe)
+    assert (shape.image_width, shape.colours) == (WIDTH, 3)
+    one = Learner(shape, recipe, [begin], steps=60)
+    losses = [one.step([seen(2), seen(2)], rng) for _ in range(60)]
+    assert losses[0] == pytest.approx(np.log(4), abs=0.3)
+    assert np.mean(losses[-10:]) < 0.4, "smoothing leaves 0.25"
 
 
 def test_tokens_narrower_than_the_matcher_are_read() -> None:

@@ -18,9 +18,11 @@ from mmsearch.errors import EncoderError, MissingExtra, QueryError, UnknownReran
 from mmsearch.evaluation.dataset import Direction, load_eval_set
 from mmsearch.evaluation.embed import EmbeddedSet, embed_set
 from mmsearch.rerank import load_reranker
+from mmsearch.rerank.cells import colour_cells, with_cells
 from mmsearch.training import MatchRecipe, train_reranker
 from mmsearch.training.rerank.feed import captions_of
 from mmsearch.training.rerank.tokens import TokenSet, read_tokens, sweep
+from mmsearch.training.store import write_reranker
 from mmsearch.types import Float32, Mask, TokenEncoder, UInt8
 from tests.shapes import draw_corpus
 from tests.support import ToyEncoder
@@ -30,8 +32,12 @@ pytest.importorskip("onnx", reason="needs the extra [train]")
 judging = pytest.importorskip("mmsearch.training.rerank.candidates")
 Candidates, best_weight = judging.Candidates, judging.best_weight
 find_candidates, match = judging.find_candidates, judging.match
+exporting = pytest.importorskip("mmsearch.training.rerank.export")
 learning = pytest.importorskip("mmsearch.training.rerank.learner")
 Learner, shape_of = learning.Learner, learning.shape_of
+
+
+CELLS = 2
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tokens(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenSet:
     """Return the tokens of the first twenty pictures."""
-    return read_tokens(compact(), embedded(corpus, 20), tmp_path_factory.mktemp("tokens"))
+    return read_tokens(compact(), embedded(corpus, 20), tmp_path_factory.mktemp("tokens"), cells=CELLS)
 
 
 def compact() -> TokenEncoder:
@@ -73,21 +79,24 @@ def test_tokens_are_those_of_the_encoder(corpus: Path, tokens: TokenSet) -> None
 
     pixels = np.stack([encoder.prepare_image(Image.open(data.pictures[number]).convert("RGB")) for number in which])
     exact = encoder.image_tokens(pixels)
-    assert np.abs(seen - exact).max() <= np.abs(exact).max() / 250, "eight bits a number"
+    assert np.abs(seen[:, :, : exact.shape[2]] - exact).max() <= np.abs(exact).max() / 250, "eight bits a number"
+    colours = with_cells(exact, colour_cells(pixels, side=9, cells=CELLS))[:, :, exact.shape[2] :]
+    np.testing.assert_array_equal(seen[:, :, exact.shape[2] :], colours)
+    assert colours.shape[2] == 3 * CELLS**2
 
 
 def test_tokens_are_read_once_and_forgotten_when_told(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = embedded(corpus, 6)
-    first = read_tokens(compact(), some, tmp_path)
+    first = read_tokens(compact(), some, tmp_path, cells=CELLS)
     expected = first.pictures(np.arange(6))
 
     def never(*_: object) -> None:
         raise AssertionError("read again")
 
     monkeypatch.setattr("mmsearch.training.rerank.tokens.prepared", never)
-    again = read_tokens(compact(), some, tmp_path)
+    again = read_tokens(compact(), some, tmp_path, cells=CELLS)
     np.testing.assert_array_equal(again.pictures(np.arange(6)), expected)
     again.forget()
     assert not list(tmp_path.iterdir())
@@ -98,7 +107,7 @@ def test_tokens_that_another_run_drops_meanwhile_are_read_again(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = embedded(corpus, 6)
-    expected = read_tokens(compact(), some, tmp_path / "quiet")
+    expected = read_tokens(compact(), some, tmp_path / "quiet", cells=CELLS)
     dropped: set[str] = set()
 
     def write(path: Path, rows: np.ndarray) -> None:
@@ -108,8 +117,8 @@ def test_tokens_that_another_run_drops_meanwhile_are_read_again(
         dropped.add(path.name)  # the first time another run deletes it before it can be opened
 
     monkeypatch.setattr("mmsearch.training.rerank.tokens._write", write)
-    found = read_tokens(compact(), some, tmp_path / "busy")
-    assert len(dropped) == 3
+    found = read_tokens(compact(), some, tmp_path / "busy", cells=CELLS)
+    assert len(dropped) == 4
     every = np.arange(6)
     np.testing.assert_array_equal(found.pictures(every), expected.pictures(every))
     np.testing.assert_array_equal(found.words(every)[0], expected.words(every)[0])
@@ -150,7 +159,7 @@ def test_the_best_weight_is_the_one_that_ranks_best() -> None:
 
 
 def test_what_a_matcher_says_of_candidates(tokens: TokenSet) -> None:
-    recipe = MatchRecipe(width=32, layers=1)
+    recipe = MatchRecipe(width=32, layers=1, cells=CELLS)
     begin = captions_of(tokens)(np.arange(20), np.random.default_rng(0))
     matcher = Learner(shape_of(begin, recipe), recipe, [begin], steps=1).averaged()
     for direction in (Direction.TEXT_IMAGE, Direction.IMAGE_TEXT):
@@ -163,6 +172,25 @@ def test_what_a_matcher_says_of_candidates(tokens: TokenSet) -> None:
             images = matcher.picture_states(torch.from_numpy(tokens.pictures(np.array([picture]))))
             exact = matcher(images[None], matcher.text_states(words)[None], mask[None])
         assert scores[1, 3] == pytest.approx(float(exact), abs=0.05), "computed in bfloat16"
+
+
+def test_states_are_what_was_learned_on(tokens: TokenSet, home: Path) -> None:
+    """What a reranker makes of pixels is what its matcher made of tokens that were read from files."""
+    recipe = MatchRecipe(width=32, layers=1, cells=CELLS)
+    begin = captions_of(tokens)(np.arange(20), np.random.default_rng(0))
+    matcher = Learner(shape_of(begin, recipe), recipe, [begin], steps=1).averaged()
+    graphs = exporting.export_matchers([matcher], mean=0.0)
+    told = {"helped": True}
+    write_reranker("mine", graphs, compact().spec, weight=0.05, cells=CELLS, card="", told=told, force=False)
+    reranker = load_reranker("cross_attention:mine", compact())
+    from PIL import Image
+
+    pictures = tokens.embedded.data.pictures[:6]
+    pixels = np.stack([reranker.prepare_image(Image.open(place).convert("RGB")) for place in pictures])
+    with torch.no_grad():
+        exact = matcher.picture_states(torch.from_numpy(tokens.pictures(np.arange(6)))).numpy()
+    np.testing.assert_allclose(reranker.picture_states(pixels), exact, atol=0.1)
+    assert reranker.picture_states(pixels[:0]).size == 0
 
 
 # --- the whole ------------------------------------------------------------------------------------------------------
@@ -184,7 +212,7 @@ def test_shapes_are_learned_and_nonsense_is_not(tmp_path: Path, home: Path, monk
     assert not list((home / "cache" / "training" / "tokens").iterdir()), "what was read is let go of"
 
     encoder = load_encoder("compact")
-    assert load_reranker("auto", encoder).spec.uri == "cross_attention:compact-v2", "the one that ships comes first"
+    assert load_reranker("auto", encoder).spec.uri == "cross_attention:compact-v3", "the one that ships comes first"
     dev = draw_corpus(tmp_path / "dev", 100, seed=1)
     directions = [Direction.TEXT_IMAGE]
     before, after = (
@@ -207,7 +235,7 @@ def test_what_cannot_be_learned_from_is_told(corpus: Path, home: Path, monkeypat
     with pytest.raises(QueryError, match="cannot name a reranker"):
         train_reranker(corpus, "../mine")
     with pytest.raises(EncoderError, match="ships with mmsearch"):
-        train_reranker(corpus, "compact-v2")
+        train_reranker(corpus, "compact-v3")
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(MissingExtra, match=r"\[cpu,train\]"):
         train_reranker(corpus, "mine")
@@ -237,7 +265,7 @@ def own(home: Path, name: str, **changes: object) -> Path:
     content = {
         "format": 1,
         "name": name,
-        "encoder": {"uri": "compact:v2", "fingerprint": load_encoder("compact").spec.fingerprint},
+        "encoder": {"uri": "compact:v3", "fingerprint": load_encoder("compact").spec.fingerprint},
         "weight": 0.02,
         "helped": True,
         "files": {"picture.onnx": {"sha256": "0"}, "match.onnx": {"sha256": "0"}},
@@ -257,7 +285,7 @@ def test_the_newest_of_ones_own_that_helped_is_taken_where_none_ships(
     changes: dict[str, dict[str, object]] = {
         "c-no-help": {"helped": False},
         "d-foreign": {"encoder": {"uri": "x:y", "fingerprint": "0"}},
-        "f-later": {"format": 2},
+        "f-later": {"format": 3},
     }
     for name, when in newest.items():
         path = own(home, name, **changes.get(name, {}))
@@ -267,11 +295,11 @@ def test_the_newest_of_ones_own_that_helped_is_taken_where_none_ships(
     assert load_reranker("auto", encoder).spec.uri == "cross_attention:a-new-one"
     assert "e-broken" in caplog.text
     assert load_reranker("cross_attention:c-no-help", encoder).spec.uri == "cross_attention:c-no-help"
-    with pytest.raises(UnknownReranker, match="There is no reranker d-foreign for compact:v2"):
+    with pytest.raises(UnknownReranker, match="d-foreign was made for x:y with other weights than those of compact:v3"):
         load_reranker("cross_attention:d-foreign", encoder)
     with pytest.raises(WeightsUnavailable, match="make it again with --force"):
         load_reranker("cross_attention:e-broken", encoder)
-    with pytest.raises(WeightsUnavailable, match="is of format 2, and this mmsearch reads 1"):
+    with pytest.raises(WeightsUnavailable, match="has format 3, this mmsearch knows up to 2: update it"):
         load_reranker("cross_attention:f-later", encoder)
     with pytest.raises(UnknownReranker, match="there are cross_attention:a-new-one, cross_attention:b-old-one, "):
         load_reranker("cross_attention:nobody", encoder)

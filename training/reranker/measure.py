@@ -2,7 +2,7 @@
 
 `python -m training.reranker.measure --data DIR --work DIR --weights FILE…` helps to choose one, on queries about every
 second picture (those with odd numbers); `benchmarks.reranking` reports on those about the others. Several files are
-measured together, their scores added.
+measured together, by the mean of their scores.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from mmsearch.encoders.compact import load
 from mmsearch.evaluation.dataset import Direction
 from mmsearch.training.rerank.candidates import WEIGHTS, find_candidates, match
+from mmsearch.training.rerank.export import widest
 from mmsearch.training.rerank.matcher import Matcher
 from mmsearch.training.rerank.tokens import TokenSet
 from mmsearch.types import DEFAULT_BOUND
@@ -33,7 +34,7 @@ def report(
     for direction in (Direction.TEXT_IMAGE, Direction.IMAGE_TEXT):
         some = find_candidates(tokens, direction, most=asked, every=slice(1, None, 2))
         several = [matchers] if isinstance(matchers, Matcher) else matchers
-        matched = np.sum([match(matcher, tokens, some) for matcher in several], axis=0)
+        matched = np.mean([match(matcher, tokens, some) for matcher in several], axis=0)
         weights = (0.0, *WEIGHTS, 1.0)
         recalls = [f"{weight:g}:{100 * some.recalls(matched, weight, bound)['R@1'].mean():.1f}" for weight in weights]
         told.append(f"{direction} (mean {matched.mean():.2f}) {' '.join(recalls)}")
@@ -52,7 +53,8 @@ def main() -> None:
     parser.add_argument("--bound", type=float, default=DEFAULT_BOUND, help="of matching scores; 1e6: as they are")
     arguments = parser.parse_args()
     matchers = [load_matcher(path) for path in arguments.weights]
-    for name, tokens in zip(DEV_SHARDS, dev_tokens(load(), arguments.data, arguments.work), strict=True):
+    dev = dev_tokens(load(), arguments.data, arguments.work, cells=widest(matchers).cells)
+    for name, tokens in zip(DEV_SHARDS, dev, strict=True):
         print(name, report(matchers, tokens, asked=500, bound=arguments.bound))
 
 

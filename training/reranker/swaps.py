@@ -15,6 +15,8 @@ from ..compact.phrases import BREAKS
 
 COLOURS = ("black", "white", "red", "blue", "green", "yellow", "brown", "pink", "orange", "purple", "grey", "gray")
 VERB_FORMS = ("ing", "ed")
+ENDS_LIKE_A_VERB = "red bed shed sled building ceiling clothing king ring string wing"
+NO_VERBS = frozenset(ENDS_LIKE_A_VERB.split())
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Words:
         for number, piece in enumerate([*words.pieces, "."]):
             if not piece[0].isalpha() and piece.isspace():
                 continue
-            if piece[0].isalpha() and piece.lower() not in BREAKS and not piece.lower().endswith(VERB_FORMS):
+            word = piece.lower()
+            is_verb = word.endswith(VERB_FORMS) and word not in NO_VERBS
+            if piece[0].isalpha() and word not in BREAKS and not is_verb:
                 run.append(number)
                 continue
             words.nouns.extend(run[-1:])
@@ -48,25 +52,29 @@ class Words:
         return "".join(pieces)
 
 
-def swapped(caption: str, rng: np.random.Generator) -> str | None:
-    """Return the caption with two nouns or two qualifiers exchanged, or one colour for another; None without any."""
+def swapped(caption: str, rng: np.random.Generator) -> dict[str, str]:
+    """Return the caption with two "nouns" exchanged, with two "qualifiers" exchanged, and with another "colour".
+
+    Those that it has the words for.
+    """
     words = Words.of(caption)
     pieces = [piece.lower() for piece in words.pieces]
-    options = [
-        (first, second)
-        for some in (words.nouns, words.qualifiers)
-        for place, first in enumerate(some)
-        for second in some[place + 1 :]
-        # "a cat and a dog" says what "a dog and a cat" says
-        if pieces[first] != pieces[second]
-        and "".join(pieces[first + 1 : second]).split() not in (["and"], ["and", "a"])
-    ]
+    found = {}
+    for kind, some in (("nouns", words.nouns), ("qualifiers", words.qualifiers)):
+        options = [
+            (first, second)
+            for place, first in enumerate(some)
+            for second in some[place + 1 :]
+            # "a cat and a dog" says what "a dog and a cat" says
+            if pieces[first] != pieces[second]
+            and "".join(pieces[first + 1 : second]).split() not in (["and"], ["and", "a"])
+        ]
+        if options:
+            found[kind] = words.exchanged(*options[int(rng.integers(0, len(options)))])
     colours = [number for number in words.qualifiers if pieces[number] in COLOURS]
-    chosen = int(rng.integers(0, len(options) + len(colours))) if options or colours else -1
-    if chosen < 0:
-        return None
-    if chosen < len(options):
-        return words.exchanged(*options[chosen])
-    number = colours[chosen - len(options)]
-    other = rng.choice([colour for colour in COLOURS if colour != pieces[number]])
-    return "".join([*words.pieces[:number], str(other), *words.pieces[number + 1 :]])
+    if colours:
+        number = int(rng.choice(colours))
+        same = (pieces[number], *({"grey", "gray"} if pieces[number] in ("grey", "gray") else ()))
+        other = rng.choice([colour for colour in COLOURS if colour not in same])
+        found["colour"] = "".join([*words.pieces[:number], str(other), *words.pieces[number + 1 :]])
+    return found

@@ -21,6 +21,7 @@ from PIL import Image
 from mmsearch.corpora.records import CorpusOptions
 from mmsearch.encoders.compact import CompactEncoder, load
 from mmsearch.evaluation.embed import EmbeddedSet, embed_set
+from mmsearch.rerank.cells import CHANNELS
 from mmsearch.training.corpus import read_captioned
 from mmsearch.training.rerank.feed import Feed, Said
 from mmsearch.training.rerank.learner import Learner, shape_of
@@ -44,8 +45,10 @@ class Settings(MatchRecipe):
 
     epochs: int = 6
     groups: int = 12
+    kept: float = 0.5
+    hidden: float = 0.15
     phrase_share: float = 0.1
-    swap_share: float = 0.25
+    swap_share: float = 0.5
     seed: int = 1
 
 
@@ -82,8 +85,9 @@ class Source:
         embedded = embedded_shards(encoder, data, work, shards)
         owners = embedded.data.owners
         self.rows, count = embedded.images, len(embedded.images)
-        tokens = read_tokens(encoder, embedded, folder)
-        self._views = [tokens.pictures, PictureTokens(Boxed(encoder), embedded.data.pictures, folder)]
+        tokens = read_tokens(encoder, embedded, folder, cells=settings.cells)
+        boxed = PictureTokens(Boxed(encoder), embedded.data.pictures, folder, cells=settings.cells)
+        self._views = [tokens.pictures, boxed]
         self._captions = tokens.words
         self.kinds = np.array([any(name in place for name in FLICKR_SHARDS) for place in embedded.data.pictures], int)
         self._first, self._count = np.searchsorted(owners, np.arange(count)), np.bincount(owners, minlength=count)
@@ -97,10 +101,10 @@ class Source:
         nobody = np.full(len(unique), count)  # phrases by number, behind the captions
         self._said = Said(everything, np.concatenate([owners, nobody, [owner for _, owner in spoken]]), count + 1)
         rng = np.random.default_rng(settings.seed)
-        wrong = [swapped(caption, rng) for caption in embedded.data.captions]
-        self._wrong_of = np.cumsum([text is not None for text in wrong]) - 1
-        self._wrong_of[[text is None for text in wrong]] = -1
-        self._wrong = TextTokens(encoder, [text for text in wrong if text is not None], folder)
+        wrong = [list(swapped(caption, rng).values()) for caption in embedded.data.captions]
+        self._wrong_count = np.array([len(some) for some in wrong])
+        self._wrong_first = np.cumsum(self._wrong_count) - self._wrong_count
+        self._wrong = TextTokens(encoder, [text for some in wrong for text in some], folder)
         self._settings = settings
 
     def draw(self, which: NDArray[np.int64], rng: np.random.Generator) -> Pairs:
@@ -109,15 +113,17 @@ class Source:
         view = rng.integers(0, len(self._views), len(which))
         order = np.argsort(view, kind="stable")
         seen = [self._views[number](which[view == number]) for number in np.unique(view)]
-        pictures = mirrored(np.concatenate(seen)[np.argsort(order)], rng.random(len(which)) < 0.5)
+        pictures = mirrored(np.concatenate(seen)[np.argsort(order)], rng.random(len(which)) < 0.5, cells=settings.cells)
         captions = self._first[which] + rng.integers(0, self._count[which])
         short = rng.random(len(which)) < settings.phrase_share
         words, mask, texts = self._texts(captions, short, rng)
         also = self._said.also(which, texts)
-        has = ~short & (self._wrong_of[captions] >= 0) & (rng.random(len(which)) < settings.swap_share)
+        has = ~short & (self._wrong_count[captions] > 0) & (rng.random(len(which)) < settings.swap_share)
         if not has.any():
             return Pairs(pictures, words, mask, also)
-        return Pairs(pictures, words, mask, also, *self._wrong(self._wrong_of[captions[has]]), np.flatnonzero(has))
+        asked = captions[has]
+        wrong = self._wrong_first[asked] + rng.integers(0, self._wrong_count[asked])
+        return Pairs(pictures, words, mask, also, *self._wrong(wrong), np.flatnonzero(has))
 
     def _texts(
         self, captions: NDArray[np.int64], short: NDArray[np.bool_], rng: np.random.Generator
@@ -137,11 +143,15 @@ class Source:
         return words, mask, texts
 
 
-def mirrored(tokens: NDArray[np.float32], which: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return tokens (n, p, width) of square grids, those of some pictures turned left to right."""
+def mirrored(tokens: NDArray[np.float32], which: NDArray[np.bool_], *, cells: int) -> NDArray[np.float32]:
+    """Return tokens (n, p, width) of square grids, those of some pictures turned left to right, and their cells."""
     side = round(tokens.shape[1] ** 0.5)
     grid = tokens.reshape(len(tokens), side, side, -1)
-    return np.where(which[:, None, None, None], grid[:, :, ::-1], grid).reshape(tokens.shape)
+    turned = grid[:, :, ::-1].copy()
+    if cells:
+        colours = turned[..., -CHANNELS * cells**2 :].reshape(*turned.shape[:3], cells, cells, CHANNELS)
+        turned[..., -CHANNELS * cells**2 :] = colours[..., ::-1, :].reshape(*turned.shape[:3], -1)
+    return np.where(which[:, None, None, None], turned, grid).reshape(tokens.shape)
 
 
 def embedded_shards(encoder: CompactEncoder, data: Path, work: Path, shards: Sequence[str]) -> EmbeddedSet:
@@ -150,10 +160,11 @@ def embedded_shards(encoder: CompactEncoder, data: Path, work: Path, shards: Seq
     return embed_set(encoder, some, cache=work / "vectors")
 
 
-def dev_tokens(encoder: CompactEncoder, data: Path, work: Path) -> list[TokenSet]:
+def dev_tokens(encoder: CompactEncoder, data: Path, work: Path, *, cells: int) -> list[TokenSet]:
     """Return the dev shards."""
     return [
-        read_tokens(encoder, embedded_shards(encoder, data, work, [shard]), work / "reranker") for shard in DEV_SHARDS
+        read_tokens(encoder, embedded_shards(encoder, data, work, [shard]), work / "reranker", cells=cells)
+        for shard in DEV_SHARDS
     ]
 
 
@@ -164,7 +175,7 @@ def main() -> None:
     torch.set_num_threads(2)
     encoder, out = load(), arguments.out or arguments.work / "matcher"
     source = Source(encoder, arguments.data, arguments.work, train_shards(arguments.data, ".tar"), settings)
-    dev = dev_tokens(encoder, arguments.data, arguments.work)
+    dev = dev_tokens(encoder, arguments.data, arguments.work, cells=settings.cells)
     feed = Feed(source.rows, source.kinds, source.draw, settings)
     rng = np.random.default_rng(settings.seed)
     blocks = [source.draw(some, rng) for some in rng.permutation(len(source.rows))[:BEGIN].reshape(-1, AT_ONCE)]

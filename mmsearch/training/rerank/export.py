@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmsearch.rerank.cross_attention import MATCH, PICTURE
-from mmsearch.training.rerank.matcher import Matcher
+from mmsearch.training.rerank.matcher import Matcher, Shape
 
 OPSET = 17
 _VARYING = ("words", "mask", "attention")
@@ -19,42 +19,58 @@ _VARYING = ("words", "mask", "attention")
 
 
 class _Pictures(nn.Module):
-    def __init__(self, matcher: Matcher) -> None:
+    def __init__(self, matchers: Sequence[Matcher]) -> None:
         super().__init__()
-        self.matcher = matcher
+        self.matchers = nn.ModuleList(matchers)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.matcher.picture_states(tokens)
+        return torch.cat([matcher.picture_states(tokens) for matcher in self.matchers], dim=2)
 
 
 class _Matches(nn.Module):
-    def __init__(self, matcher: Matcher) -> None:
+    def __init__(self, matchers: Sequence[Matcher]) -> None:
         super().__init__()
-        self.matcher = matcher
+        self.matchers = nn.ModuleList(matchers)
+        self.widths = [matcher.shape.width for matcher in matchers]
 
     def forward(self, states: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        texts = self.matcher.text_states(words)
-        scores = self.matcher(states[:, None], texts[:, None], mask[:, None])
-        return scores[:, 0, 0], self.matcher.attention(states, texts)
+        scores, shares = [], []
+        for matcher, own in zip(self.matchers, states.split(self.widths, dim=2), strict=True):
+            texts = matcher.text_states(words)
+            scores.append(matcher(own[:, None], texts[:, None], mask[:, None])[:, 0, 0])
+            shares.append(matcher.attention(own, texts))
+        return torch.stack(scores).mean(0), torch.stack(shares).mean(0)
 
 
-def export_matcher(matcher: Matcher, *, mean: float) -> dict[str, bytes]:
+def widest(matchers: Sequence[Matcher]) -> Shape:
+    """Return the shape of the matcher that sees the most of a patch; some may see no colours, see `export_matchers`."""
+    shape = max((matcher.shape for matcher in matchers), key=lambda shape: shape.cells)
+    if any(matcher.shape.cells not in (0, shape.cells) for matcher in matchers):
+        raise ValueError("the matchers see patches that are cut in different ways")
+    return shape
+
+
+def export_matchers(matchers: Sequence[Matcher], *, mean: float) -> dict[str, bytes]:
     """Return the graphs by file name, opset 17, float32; `mean` is taken from every score.
 
     Training leaves open where scores lie; with the mean of those of the first stage's candidates 0 is an average one.
+    Of several matchers of one encoder the states stand beside one another, and the score is the mean of theirs. Raise
+    ValueError for matchers of patches that are cut in different ways.
     """
-    shape = matcher.shape
-    matcher = copy.deepcopy(matcher).eval()
+    shape = widest(matchers)
+    matchers = [copy.deepcopy(matcher).eval() for matcher in matchers]
     with torch.no_grad():
-        matcher.outer.bias -= mean
+        for matcher in matchers:
+            matcher.outer.bias -= mean
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.rand((3, shape.side**2, shape.image_width), generator=generator)
+    tokens = torch.rand((3, shape.side**2, shape.image_width + shape.colours), generator=generator)
     words, mask = torch.randn((3, 7, shape.text_width), generator=generator), torch.ones(3, 7)
     mask[0, 4:] = 0
-    feeds = {"states": matcher.picture_states(tokens).detach(), "words": words, "mask": mask}
+    pictures = _Pictures(matchers)
+    feeds = {"states": pictures(tokens).detach(), "words": words, "mask": mask}
     return {
-        PICTURE: _export(_Pictures(matcher), {"tokens": tokens}, ("states",)),
-        MATCH: _export(_Matches(matcher), feeds, ("score", "attention")),
+        PICTURE: _export(pictures, {"tokens": tokens}, ("states",)),
+        MATCH: _export(_Matches(matchers), feeds, ("score", "attention")),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ _CLIP = 2.0
 def shape_of(pairs: Pairs, recipe: MatchRecipe) -> Shape:
     """Return the shape of a matcher for such tokens, whose patches are a square grid."""
     patches, width = pairs.pictures.shape[1:]
-    return Shape(width, pairs.words.shape[2], math.isqrt(patches), recipe.width, recipe.layers)
+    shape = Shape(width, pairs.words.shape[2], math.isqrt(patches), recipe.width, recipe.layers, recipe.cells)
+    return replace(shape, image_width=width - shape.colours)
 
 
 class Learner:
@@ -84,13 +86,15 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a run needs to go on."""
-        numbers = {"step": self._step, "steps": self._steps}
+        numbers = {"step": self._step, "steps": self._steps, "recipe": asdict(self.recipe)}
         return {**{name: part.state_dict() for name, part in self._parts().items()}, **numbers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned; raise ValueError for a run of another length, whose rates differ."""
+        """Go on from what `state_dict` returned; raise ValueError for a run of another length or another recipe."""
         if state["steps"] != self._steps:
             raise ValueError(f"the run that was stopped has {state['steps']} steps, and this one {self._steps}")
+        if state["recipe"] != asdict(self.recipe):
+            raise ValueError(f"the run that was stopped has another recipe than this one: {state['recipe']}")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self._step = state["step"]

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
+from mmsearch.rerank.cells import CHANNELS
+
 REGIONS = 3  # side of the grid of regions that the grid of patches is pooled to
 HEAD_WIDTH = 32
 HIDDEN = -1e4  # added to the logits of padding
@@ -21,13 +23,23 @@ _RIDGE = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Widths of the encoder's tokens, side of its square grid of patches, and the size of the matcher."""
+    """Widths of the encoder's tokens, side of its square grid of patches, and the size of the matcher.
+
+    `cells` is into how many parts a side patches are cut for their colours, which stand behind the tokens
+    (`mmsearch.rerank.cells`), 0 for none.
+    """
 
     image_width: int
     text_width: int
     side: int
     width: int = 192
     layers: int = 2
+    cells: int = 0
+
+    @property
+    def colours(self) -> int:
+        """How many numbers tell the colours of a patch."""
+        return CHANNELS * self.cells**2
 
 
 def _heads(rows: Tensor, heads: int) -> Tensor:
@@ -110,6 +122,9 @@ class Matcher(nn.Module):
         width, side = shape.width, shape.side
         self.image_norm, self.image_in = nn.LayerNorm(shape.image_width), nn.Linear(shape.image_width, width)
         self.text_norm, self.text_in = nn.LayerNorm(shape.text_width), nn.Linear(shape.text_width, width)
+        self.colour: nn.Module | None = None
+        if shape.colours:
+            self.colour = nn.Sequential(nn.Linear(shape.colours, width), nn.GELU("tanh"), nn.Linear(width, width))
         self.row, self.column = nn.Parameter(torch.zeros(side, 1, width)), nn.Parameter(torch.zeros(1, side, width))
         self.image_last, self.patch_norm = nn.LayerNorm(width, elementwise_affine=False), nn.LayerNorm(width)
         self.text_last = nn.LayerNorm(width)
@@ -121,14 +136,14 @@ class Matcher(nn.Module):
     def begin(self, pairs: Iterable[tuple[Tensor, ...]]) -> None:
         """Let patches and words begin in one space, and words look at the patches that are like them.
 
-        `pairs` are tokens: patches (n, p, width), words (n, t, width), mask (n, t) that is 1 on real ones. Words are
-        turned to the axes along which they vary most, and of a patch becomes what ridge regression makes of the mean
-        patch of a picture to meet the mean word of its text.
+        `pairs` are tokens: patches (n, p, width and colours), words (n, t, width), mask (n, t) that is 1 on real ones.
+        Words are turned to the axes along which they vary most, and of a patch becomes what ridge regression makes of
+        the mean patch of a picture to meet the mean word of its text.
         """
         shape = self.shape
         seen, said, every = [], [], []
         for patches, words, mask in pairs:
-            seen.append(layer_norm(patches, (shape.image_width,)).mean(1))
+            seen.append(layer_norm(patches[..., : shape.image_width], (shape.image_width,)).mean(1))
             normed, real = layer_norm(words, (shape.text_width,)), mask[:, :, None]
             said.append((normed * real).sum(1) / real.sum(1))
             every.append(normed[mask > 0])
@@ -154,9 +169,12 @@ class Matcher(nn.Module):
                     part.weight.lerp_(torch.eye(shape.width), 0.7)
 
     def picture_states(self, tokens: Tensor) -> Tensor:
-        """Return what is kept of pictures, (…, p, width), of their tokens (…, p, image_width)."""
+        """Return what is kept of pictures, (…, p, width), of their tokens (…, p, image_width + colours)."""
         place = (self.row + self.column).flatten(0, 1)
-        result: Tensor = self.image_last(self.image_in(self.image_norm(tokens)) + place)
+        states = self.image_in(self.image_norm(tokens[..., : self.shape.image_width])) + place
+        if self.colour is not None:
+            states = states + self.colour(tokens[..., self.shape.image_width :])
+        result: Tensor = self.image_last(states)
         return result
 
     def text_states(self, tokens: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ class MatchRecipe:
 
     A step takes `groups` groups of `group` pictures that the first stage holds for alike `among` so many, `at_once`
     groups at a time. `kept` is the share of the patches that words see in a step, `hidden` the share of the words that
-    are left out, `longest` how many tokens of a text are read while learning. `epochs` and `groups` are by the number
+    are left out, `longest` how many tokens of a text are read while learning. `cells` is into how many parts a side the
+    patches are cut for their colours, 0 for none. `epochs` and `groups` are by the number
     of pictures where they are 0: see `sized`.
     """
 
@@ -35,6 +36,7 @@ class MatchRecipe:
     average: float = 0.99
     width: int = 192
     layers: int = 2
+    cells: int = 3
     seed: int = 0
 
     def sized(self, pictures: int) -> MatchRecipe:

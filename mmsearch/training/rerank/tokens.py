@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -18,7 +19,8 @@ from mmsearch.collection.atomic import write_file
 from mmsearch.collection.states import pack
 from mmsearch.errors import EvaluationError
 from mmsearch.evaluation.embed import EmbeddedSet, prepared, stamp, states_of_files
-from mmsearch.types import Float32, Int64, TokenEncoder
+from mmsearch.rerank.cells import colour_cells, with_cells
+from mmsearch.types import Float32, Int64, TokenEncoder, UInt8
 
 _PICTURES, _TEXTS = 512, 4096
 """Tokens are kept in parts of so many: what an interrupted run loses at most."""
@@ -36,25 +38,33 @@ class PictureTokens:
         places: Sequence[str],
         folder: Path,
         *,
+        cells: int = 0,
         progress: Callable[[int], None] = lambda done: None,
     ) -> None:
-        """Read them, or take from `folder` what an earlier run left; raise EvaluationError for one that is gone."""
-        self._parts = []
+        """Read them, or take from `folder` what an earlier run left; raise EvaluationError for one that is gone.
+
+        `cells` is into how many parts a side patches are cut for their colours, 0 for none.
+        """
+        self._parts, self._colours = [], []
         self.files: list[Path] = []
         for first in range(0, len(places), _PICTURES):
             some = places[first : first + _PICTURES]
-            path = folder / f"{stamp(encoder, 'patches', states_of_files(some))}.npy"
-            made = partial(_read_pictures, encoder, some, partial(_ahead, progress, first))
-            self._parts.append(_kept(path, made))
-            self.files.append(path)
+            files = states_of_files(some)
+            read = cache(partial(_read_pictures, encoder, some, cells, partial(_ahead, progress, first)))
+            tokens, colours = (folder / f"{stamp(encoder, kind, files)}.npy" for kind in ("patches", f"cells{cells}"))
+            self._parts.append(_kept(tokens, partial(_part, read, 0)))
+            self.files.append(tokens)
+            if cells:
+                self._colours.append(_kept(colours, partial(_part, read, 1)))
+                self.files.append(colours)
             progress(first + len(some))
 
     def __call__(self, which: Int64) -> Float32:
-        """Return the tokens (n, patches, width) of some."""
-        records = np.stack([self._parts[i // _PICTURES][i % _PICTURES] for i in which.tolist()])
+        """Return the tokens (n, patches, width) of some, with the colours of the patches behind them."""
+        records = _rows(self._parts, which)
         tokens: Float32 = records["values"].astype(np.float32)
         tokens *= records["scale"][..., np.newaxis]
-        return tokens
+        return with_cells(tokens, _rows(self._colours, which)) if self._colours else tokens
 
 
 class TextTokens:
@@ -115,14 +125,15 @@ def read_tokens(
     embedded: EmbeddedSet,
     folder: Path,
     *,
+    cells: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> TokenSet:
     """Return a set with its tokens, kept in `folder`; raise EvaluationError for a picture that is gone.
 
-    `progress` is called with how many pictures and captions are read.
+    `cells` is that of `PictureTokens`; `progress` is called with how many pictures and captions are read.
     """
     data = embedded.data
-    pictures = PictureTokens(encoder, data.pictures, folder, progress=progress)
+    pictures = PictureTokens(encoder, data.pictures, folder, cells=cells, progress=progress)
     count = len(data.pictures)
     return TokenSet(
         embedded, pictures, TextTokens(encoder, data.captions, folder, progress=lambda n: progress(count + n))
@@ -151,6 +162,11 @@ def _kept(path: Path, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
             return kept
 
 
+def _rows(parts: Sequence[NDArray[Any]], which: Int64) -> NDArray[Any]:
+    """Return some pictures of what is kept in parts."""
+    return np.stack([parts[i // _PICTURES][i % _PICTURES] for i in which.tolist()])
+
+
 def _part(read: Callable[[], tuple[NDArray[Any], ...]], number: int) -> NDArray[Any]:
     return read()[number]
 
@@ -159,19 +175,25 @@ def _ahead(progress: Callable[[int], None], before: int, done: int) -> None:
     progress(before + done)
 
 
-def _read_pictures(encoder: TokenEncoder, places: Sequence[str], progress: Callable[[int], None]) -> NDArray[np.void]:
-    """Return the tokens (n, patches) of pictures as records of a scale and eight bits a number."""
+def _read_pictures(
+    encoder: TokenEncoder, places: Sequence[str], cells: int, progress: Callable[[int], None]
+) -> tuple[NDArray[np.void], UInt8]:
+    """Return the tokens (n, patches) of pictures as records of a scale and eight bits a number, and the colours."""
     made: list[NDArray[np.void]] = []
+    colours: list[UInt8] = []
     waiting = []
     for place, pixels in zip(places, prepared(encoder, places), strict=True):
         if pixels is None or isinstance(pixels, OSError):
             raise EvaluationError(f"The picture {place} can no longer be read: run this again.")
         waiting.append(pixels)
         if len(waiting) >= encoder.image_batch or len(made) + len(waiting) == len(places):
-            made.extend(pack(tokens) for tokens in encoder.image_tokens(np.stack(waiting)))
+            pictures = np.stack(waiting)
+            made.extend(pack(tokens) for tokens in encoder.image_tokens(pictures))
+            side = math.isqrt(made[0].shape[0])
+            colours.extend(colour_cells(pictures, side=side, cells=cells) if cells else ())
             waiting.clear()
             progress(len(made))
-    return np.stack(made)
+    return np.stack(made), np.array(colours, dtype=np.uint8)
 
 
 def _read_texts(encoder: TokenEncoder, texts: Sequence[str]) -> tuple[NDArray[np.float16], Int64]:
