@@ -34,12 +34,12 @@ class _Matches(nn.Module):
         self.widths = [matcher.shape.width for matcher in matchers]
 
     def forward(self, states: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        scores, shares = [], []
-        for matcher, own in zip(self.matchers, states.split(self.widths, dim=2), strict=True):
-            texts = matcher.text_states(words)
-            scores.append(matcher(own[:, None], texts[:, None], mask[:, None])[:, 0, 0])
-            shares.append(matcher.attention(own, texts))
-        return torch.stack(scores).mean(0), torch.stack(shares).mean(0)
+        parts = list(zip(self.matchers, states.split(self.widths, dim=2), strict=True))
+        scores = [
+            matcher(own[:, None], matcher.text_states(words)[:, None], mask[:, None])[:, 0, 0] for matcher, own in parts
+        ]
+        first, seen = parts[0]
+        return torch.stack(scores).mean(0), first.attention(seen, first.text_states(words))
 
 
 def widest(matchers: Sequence[Matcher]) -> Shape:
@@ -54,8 +54,9 @@ def export_matchers(matchers: Sequence[Matcher], *, mean: float) -> dict[str, by
     """Return the graphs by file name, opset 17, float32; `mean` is taken from every score.
 
     Training leaves open where scores lie; with the mean of those of the first stage's candidates 0 is an average one.
-    Of several matchers of one encoder the states stand beside one another, and the score is the mean of theirs. Raise
-    ValueError for matchers of patches that are cut in different ways.
+    Of several matchers of one encoder the states stand beside one another, and the score is the mean of theirs; the
+    attention is that of the first, as the mean of all is too blurred to explain anything. Raise ValueError for matchers
+    of patches that are cut in different ways.
     """
     shape = widest(matchers)
     matchers = [copy.deepcopy(matcher).eval() for matcher in matchers]
