@@ -32,7 +32,7 @@ def test_words_find_a_picture(home: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     head, first, *rest = done.stdout.splitlines()
     assert head.split() == ["rank", "score", "cosine", "match", "path", "caption"]
-    assert "car" in first.split()[4]
+    assert Path(first.split()[4]).stem in ("red-car", "red-convertible")
     assert len(rest) == 4
     hits = json.loads(call(home, "query", WORDS, "--rerank", "--candidates", "10", "-k", "12", "--json").stdout)["hits"]
     assert [hit["rerank_score"] is None for hit in hits] == [False] * 10 + [True] * 2
@@ -52,7 +52,7 @@ def test_what_was_seen_is_kept_until_somebody_deletes_it(home: Path) -> None:
     kept = home / "collections" / "default" / "cache"
     files = [path for path in kept.rglob("*") if path.is_file()]
     assert len(files) >= 50
-    assert max(path.stat().st_size for path in files) < 30_000
+    assert max(path.stat().st_size for path in files) < 33_000, "those of two matchers"
     shutil.rmtree(kept)
     again = call(home, "query", WORDS, "--rerank", "--json").stdout
     assert json.loads(first)["hits"] == json.loads(again)["hits"]
