@@ -44,8 +44,9 @@ def load(version: str = "", _device: str = "cpu") -> CompactEncoder:
     """Return the compact encoder of a version ("" is the latest); raise UnknownEncoder for one that does not ship."""
     folder = WEIGHTS / f"{SCHEME}-{version or LATEST}"
     if not (folder / "manifest.json").is_file():
-        shipped = ", ".join(sorted(f"compact:{p.name.removeprefix('compact-')}" for p in WEIGHTS.glob("compact-*")))
-        raise UnknownEncoder(f"There is no encoder 'compact:{version}': this mmsearch ships {shipped or 'none'}.")
+        versions = sorted(path.name.removeprefix(f"{SCHEME}-") for path in WEIGHTS.glob(f"{SCHEME}-*"))
+        shipped = ", ".join(f"{SCHEME}:{one}" for one in versions)
+        raise UnknownEncoder(f"There is no encoder '{SCHEME}:{version}': this mmsearch ships {shipped or 'none'}.")
     return CompactEncoder(folder)
 
 

@@ -156,6 +156,8 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), before), "what is drawn elsewhere is left alone"
     with pytest.raises(ValueError, match="has 8 steps, and this one 9"):
         learner(9).load_state_dict(state)
+    with pytest.raises(ValueError, match="another recipe"):
+        learner(8, dropout=0.2).load_state_dict(state)
 
 
 def test_a_pair_scores_the_same_in_every_company() -> None:
