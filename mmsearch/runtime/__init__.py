@@ -9,6 +9,6 @@ The number of threads of this process is `Settings.threads`; it is handed down, 
 | torch, GPU   | as torch has it                                                | the work is on the device            |
 | FAISS        | 1 for fewer than 16 queries, n for a batch and for building    | latency of one query                 |
 
-NumPy multiplies a few rows beside them (hubs, heads: 0.1 ms a text), on the threads that its BLAS takes.
+NumPy multiplies a few rows beside them (hubs, tuned heads), on the threads that its BLAS takes.
 Each has a pool of its own and idles when another is at work (`benchmarks/threads.py` measures that they do).
 """
