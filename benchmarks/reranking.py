@@ -1,9 +1,10 @@
 """What a second look does: recall@1 on the halves of dev, captions with words swapped, and what it costs.
 
-The weight of the matching score was chosen on the queries of every second picture (odd ones); what is reported is of
-the others, among all pictures of the set. Bars: text→image R@1 +5 points, image→text +4, over the encoder alone; the
-true caption is preferred to a swapped one 10 points more often than by the encoder; 50 candidates in 150 ms with their
-states cached, 1.2 s without. `python -m benchmarks.reranking [speed|recall|swaps …]` runs some of it.
+The weight of the matching score and the views were chosen on the queries of every second picture (odd ones); what is
+reported is of the others, among all pictures of the set. Bars: text→image R@1 +5 points, image→text +4, over the
+encoder alone; the true caption is preferred to a swapped one 10 points more often than by the encoder; 50 candidates in
+150 ms with states and views cached, 1.2 s without. `python -m benchmarks.reranking [speed|recall|swaps …]` runs some of
+it.
 """
 
 from __future__ import annotations
@@ -71,12 +72,12 @@ def report_speed() -> None:
             queries = [text for picture in shard("flickr8k-dev-000", RUNS) for text in picture.captions[:1]]
             cold, warm, plain = [], [], []
             for query in queries:
-                for path in engine.collection.layout.states(engine.reranker.spec.fingerprint).glob("*.npy"):
+                for path in engine.collection.layout.cache.rglob("*.npy"):
                     path.unlink()
                 cold.append(engine.search(query, rerank=True).timings["rerank"])
                 warm.append(engine.search(query, rerank=True).timings["rerank"])
                 plain.append(sum(engine.search(query).timings.values()))
-    for what, seconds, bar in (("cached states", warm, 0.150), ("nothing cached", cold, 1.2)):
+    for what, seconds, bar in (("states and views cached", warm, 0.150), ("nothing cached", cold, 1.2)):
         middle = statistics.median(seconds)
         print(
             f"50 candidates, {what}: median {1000 * middle:.0f} ms ({1000 * min(seconds):.0f} to"

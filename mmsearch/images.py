@@ -140,6 +140,12 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, min_side: int 
         return decode(file, str(path), max_pixels=max_pixels, min_side=min_side)[0]
 
 
+def largest_side(*sides: int | None) -> int | None:
+    """Return the largest of some `min_side`, which is enough for all of them; None where one is None."""
+    known = [side for side in sides if side is not None]
+    return max(known) if len(known) == len(sides) else None
+
+
 def decode(
     file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None
 ) -> tuple[Image.Image, ImageInfo]:

@@ -50,7 +50,7 @@ def query(
             metavar="X",
             min=-1.0,
             max=1.0,
-            help="Leave out hits below this cosine.",
+            help="Leave out hits below this cosine (before a second look).",
             show_default=False,
         ),
     ] = None,

@@ -117,6 +117,10 @@ class Layout:
         """Return the folder in which what a reranker keeps of pictures lies; it may be deleted at any time."""
         return self.cache / "states" / fingerprint[:16]
 
+    def views(self, fingerprint: str) -> Path:
+        """Return the folder of the summed vectors of views, by encoder and views; it may be deleted at any time."""
+        return self.cache / "views" / fingerprint[:16]
+
     @property
     def cache(self) -> Path:
         """What can be made again; it may be deleted at any time."""

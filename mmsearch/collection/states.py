@@ -1,7 +1,8 @@
 """StateCache: what a reranker keeps of pictures, on the disk, so that a second query over them opens no picture.
 
-One file a vector, eight bits a number with a scale for each patch: 16 kB for 81 patches of 192 numbers. The oldest go
-when the folder grows over its limit; anybody may delete it at any time.
+One file a vector, eight bits a number with a scale for each patch: 16 kB for 81 patches of 192 numbers. With `half`
+they are vectors, of sixteen bits a number. The oldest go when the folder grows over its limit; anybody may delete it at
+any time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,27 +31,35 @@ _log = logging.getLogger(__name__)
 class StateCache:
     """The states of pictures by the id of their vector. Safe to use from several threads and processes."""
 
-    def __init__(self, folder: Path, *, limit: int = LIMIT_BYTES) -> None:
+    def __init__(self, folder: Path, *, limit: int = LIMIT_BYTES, half: bool = False) -> None:
         """Keep them in `folder`, which is made with the first; `limit` is in bytes."""
-        self._folder, self._limit = folder, limit
+        self._folder, self._limit, self._half = folder, limit, half
         self._held: int | None = None
         self._writable = True
 
     def get(self, vector_id: int) -> Float32 | None:
-        """Return states (patches, width); None where there are none, or a damaged file is in their place."""
+        """Return states (patches, width), or a vector (dim,); None where there are none, or a damaged file is."""
         path = self._path(vector_id)
         try:
             packed = np.load(path, allow_pickle=False)
-            states = unpack(packed)
-        except (OSError, ValueError, EOFError, IndexError):
+            states: Float32 = packed.astype(np.float32) if self._half else unpack(packed)
+        except (OSError, ValueError, TypeError, EOFError, IndexError):
             return None
-        return states if states.ndim == 2 and np.isfinite(states).all() else None
+        return states if states.ndim == (1 if self._half else 2) and np.isfinite(states).all() else None
 
-    def put(self, vector_id: int, states: Float32) -> None:
-        """Keep states (patches, width). What cannot be written is not kept: no query fails for that."""
+    def put(self, vector_id: int, states: Float32) -> Float32:
+        """Keep states (patches, width), or a vector (dim,), and return what `get` will.
+
+        What cannot be written is not kept: no query fails for that.
+        """
+        packed: NDArray[Any] = states.astype(np.float16) if self._half else pack(states)
+        self._write(vector_id, packed)
+        kept: Float32 = packed.astype(np.float32) if self._half else unpack(packed)
+        return kept
+
+    def _write(self, vector_id: int, packed: NDArray[Any]) -> None:
         if not self._writable:
             return
-        packed = pack(states)
         path = self._path(vector_id)
         temporary = path.with_name(f".{uuid.uuid4().hex}.part")
         try:

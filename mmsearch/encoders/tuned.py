@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from mmsearch.config import Settings
 from mmsearch.encoders import load_encoder
 from mmsearch.encoders.tuned_head import TunedHead
+from mmsearch.encoders.views import MultiViewEncoder, View
 from mmsearch.errors import MmsearchError, QueryError, UnknownEncoder, WeightsUnavailable
 from mmsearch.types import Encoder, EncoderSpec, Float32, Mask, PortableEncoder, TokenEncoder, UInt8
 
@@ -179,6 +180,11 @@ class TunedEncoder:
     def min_side(self) -> int | None:
         """That of the base."""
         return self.base.min_side
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Those of the base."""
+        return self.base.views if isinstance(self.base, MultiViewEncoder) else ()
 
     @property
     def image_batch(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from mmsearch.collection.encoder import own_encoder, reembed_command
 from mmsearch.config import Settings
 from mmsearch.encoders import difference
 from mmsearch.engine.fusion import merged_by_rank
+from mmsearch.engine.masks import Masks
 from mmsearch.engine.query import (
     CANDIDATES,
     ImageQuery,
@@ -28,6 +28,7 @@ from mmsearch.engine.query import (
     check_target,
 )
 from mmsearch.errors import EncoderMismatch, QueryError
+from mmsearch.images import largest_side
 from mmsearch.rerank import DEFAULT_RERANKER
 from mmsearch.types import (
     Encoder,
@@ -36,13 +37,11 @@ from mmsearch.types import (
     Hit,
     Int64,
     Item,
-    Mask,
     Modality,
     Reranker,
     SearchParams,
     SearchResult,
 )
-from mmsearch.vectors.index import VectorIndex
 from mmsearch.vectors.spec import IndexKind, parse_kind
 
 if TYPE_CHECKING:
@@ -53,9 +52,6 @@ if TYPE_CHECKING:
     from mmsearch.collection.relocation import RelocationReport
     from mmsearch.collection.removal import RemovalReport
     from mmsearch.engine.reranking import SecondLook
-
-_MASKS = 16
-"""Filters whose masks are kept, a bit less than a megabyte each for a million vectors."""
 
 
 class SearchEngine:
@@ -78,7 +74,7 @@ class SearchEngine:
         self._reranker_uri = reranker
         self._second_look: SecondLook | None = None
         self._lock = threading.Lock()
-        self._masks: OrderedDict[tuple[Modality, int, Filter], Mask] = OrderedDict()
+        self._masks = Masks(collection.catalog)
         self._encoder = None if encoder is None else self._checked(encoder)
 
     @property
@@ -111,11 +107,11 @@ class SearchEngine:
     ) -> SearchResult:
         """Return the k best items for a text, a picture (path or Pillow image) or a vector (dim,): exactly one of them.
 
-        `target` is "image", "text", or "any" for both, merged by rank. Hits below `min_similarity`, a cosine, are left
-        out; `only` says which items may come back, and k of those do where there are as many. The newest commit is
-        searched. With `rerank` the first `candidates` are looked at again: words and pictures (or a picture and
-        captions) are read together, which costs more and puts the right one first more often. Raise QueryError,
-        UnreadableImage, EncoderMismatch, UnknownReranker, CollectionCorrupt.
+        `target` is "image", "text", or "any" for both, merged by rank. Hits below `min_similarity`, a cosine (of the
+        first stage), are left out; `only` says which items may come back, and k of those do where there are as many.
+        The newest commit is searched. With `rerank` the first `candidates` are looked at again: words and pictures (or
+        a picture and captions) are read together, which costs more and puts the right one first more often. Raise
+        QueryError, UnreadableImage, EncoderMismatch, UnknownReranker, CollectionCorrupt.
         """
         given = [value for value in (text, image, vector) if value is not None]
         if len(given) != 1:
@@ -161,19 +157,18 @@ class SearchEngine:
             raise QueryError(f"k must be at least 1, not {k}.")
         look = self._reranking()
         if isinstance(asked, ImageQuery):
-            asked = replace(asked, image=asked.open(self.encoder.min_side))  # is decoded once for both stages
-        first = self.run(
-            asked, target=target, k=max(k, candidates), min_similarity=min_similarity, only=only, params=params
-        )
+            asked = replace(asked, image=asked.open(largest_side(self.encoder.min_side, look.min_side)))  # once
         started = time.perf_counter()
-        seen = look.reorder(asked, first.hits[:candidates])
-        return replace(
-            first,
-            hits=(*seen.hits, *first.hits[candidates:])[:k],
-            query=str(query),
-            timings={**first.timings, "rerank": time.perf_counter() - started},
-            notes=(*first.notes, *seen.notes),
+        vector, notes = self.encode(asked)
+        encoded = time.perf_counter()
+        commit, (hits,) = self._found(
+            vector[np.newaxis], target, k=max(k, candidates), min_similarity=min_similarity, only=only, params=params
         )
+        searched = time.perf_counter()
+        seen = look.reorder(asked, vector, hits[:candidates])
+        spent = {"encode": encoded - started, "search": searched - encoded, "rerank": time.perf_counter() - searched}
+        ordered = (*seen.hits, *hits[candidates:])[:k]
+        return SearchResult(ordered, str(query), target, commit, spent, (*notes, *seen.notes))
 
     def search_batch(
         self,
@@ -205,24 +200,18 @@ class SearchEngine:
         """Return the answers to queries of any kind, in their order; see `search_batch`."""
         if k < 1:
             raise QueryError(f"k must be at least 1, not {k}.")
-        modalities = list(Modality) if check_target(target) == "any" else [Modality(target)]
+        check_target(target)
         if not queries:
             return []
         started = time.perf_counter()
         vectors, notes = self._encode_all(queries)
         encoded = time.perf_counter()
-        commit = 0
-        found: list[list[list[Hit]]] = [[] for _ in queries]  # of each query, a list for each modality
-        for modality in modalities:
-            commit, lists = self._nearest(modality, vectors, k, only, params)
-            for mine, hits in zip(found, lists, strict=True):
-                mine.append([hit for hit in hits if min_similarity is None or hit.similarity >= min_similarity])
-        merged = [merged_by_rank(lists)[:k] for lists in found]
+        commit, lists = self._found(vectors, target, k=k, min_similarity=min_similarity, only=only, params=params)
         share = len(queries)
         timings = {"encode": (encoded - started) / share, "search": (time.perf_counter() - encoded) / share}
         return [
             SearchResult(tuple(hits), str(query), target, commit, timings, told)
-            for query, hits, told in zip(queries, merged, notes, strict=True)
+            for query, hits, told in zip(queries, lists, notes, strict=True)
         ]
 
     def encode(self, query: Query) -> tuple[Float32, tuple[str, ...]]:
@@ -310,15 +299,15 @@ class SearchEngine:
         self.close()
 
     def _reranking(self) -> SecondLook:
+        from mmsearch.encoders.views import views_of
         from mmsearch.engine.reranking import SecondLook  # most queries take one look
         from mmsearch.rerank import load_reranker
 
         encoder = self.encoder
         with self._lock:
             if self._second_look is None:
-                self._second_look = SecondLook(
-                    self.collection, load_reranker(self._reranker_uri, encoder, device=self._device)
-                )
+                reranker = load_reranker(self._reranker_uri, encoder, device=self._device)
+                self._second_look = SecondLook(self.collection, reranker, views_of(encoder))
             return self._second_look
 
     def _encode_all(self, queries: Sequence[Query]) -> tuple[Float32, list[tuple[str, ...]]]:
@@ -337,6 +326,25 @@ class SearchEngine:
                 vectors[row], notes[row] = self.encode(query)
         return vectors, notes
 
+    def _found(
+        self,
+        vectors: Float32,
+        target: str,
+        *,
+        k: int,
+        min_similarity: float | None,
+        only: Filter | None,
+        params: SearchParams | None,
+    ) -> tuple[int, list[list[Hit]]]:
+        """Return (commit, the k best items for each vector (nq, dim)), of a target merged by rank where it is two."""
+        commit = 0
+        found: list[list[list[Hit]]] = [[] for _ in vectors]  # of each query, a list for each modality
+        for modality in list(Modality) if target == "any" else [Modality(target)]:
+            commit, lists = self._nearest(modality, vectors, k, only, params)
+            for mine, hits in zip(found, lists, strict=True):
+                mine.append([hit for hit in hits if min_similarity is None or hit.similarity >= min_similarity])
+        return commit, [merged_by_rank(lists)[:k] for lists in found]
+
     def _nearest(
         self, modality: Modality, vectors: Float32, k: int, only: Filter | None, params: SearchParams | None
     ) -> tuple[int, list[list[Hit]]]:
@@ -345,7 +353,7 @@ class SearchEngine:
         A vanished one gives its place to the next.
         """
         commit, index = self.collection.index(modality)
-        allowed = None if only is None else self._mask(modality, commit, index, only)
+        allowed = None if only is None else self._masks.of(modality, commit, only, end=index.store.end_id)
         wanted = k
         while True:
             found = index.search(vectors, wanted, allowed=allowed, params=params)
@@ -359,22 +367,6 @@ class SearchEngine:
         return commit, [
             [Hit(rank, score, item, score) for rank, (score, item) in enumerate(hits[:k], start=1)] for hits in lists
         ]
-
-    def _mask(self, modality: Modality, commit: int, index: VectorIndex, only: Filter) -> Mask:
-        """Return which vectors a filter lets through, by id; that of a commit is found once."""
-        key = (modality, commit, only)
-        with self._lock:
-            if key in self._masks:
-                self._masks.move_to_end(key)
-                return self._masks[key]
-        mask = np.zeros(index.store.end_id, dtype=np.bool_)
-        ids = self.collection.catalog.vectors_matching(modality, only)
-        mask[ids[ids < len(mask)]] = True
-        with self._lock:
-            self._masks[key] = mask
-            while len(self._masks) > _MASKS:
-                self._masks.popitem(last=False)
-        return mask
 
     def _checked(self, encoder: Encoder) -> Encoder:
         bound, root = self.collection.spec, self.collection.layout.root

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmsearch.collection.collection import Collection
-from mmsearch.collection.states import StateCache, pack, unpack
-from mmsearch.config import Settings
-from mmsearch.corpora.places import open_place
+from mmsearch.collection.states import StateCache
+from mmsearch.encoders.views import Views, with_views
+from mmsearch.engine.looking import Look, Shown
 from mmsearch.engine.query import ImageQuery, TextQuery
-from mmsearch.errors import ImageError
-from mmsearch.images import content_hash, decode
+from mmsearch.images import largest_side
 from mmsearch.rerank.blending import blend
-from mmsearch.types import Float32, Hit, Reranker, RerankerSpec, UInt8
+from mmsearch.rerank.multiview import multi_view_similarity
+from mmsearch.types import Float32, Hit, Modality, Reranker, RerankerSpec
 
-_AT_ONCE = 16
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+_VIEWS_LIMIT = 50_000_000
+"""Bytes of the vectors of views that are kept, about a kilobyte a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,79 +49,111 @@ class Reordered:
 class SecondLook:
     """A reranker over one collection. What it keeps of pictures lies in the collection's cache."""
 
-    def __init__(self, collection: Collection, reranker: Reranker) -> None:
+    def __init__(self, collection: Collection, reranker: Reranker, views: Views | None = None) -> None:
+        """Look at the pictures of a collection, and at the best ones in the views of its encoder."""
         self.reranker = reranker
-        self._catalog = collection.catalog
-        self._cache = StateCache(collection.layout.states(reranker.spec.fingerprint))
+        self._collection = collection
+        kept = StateCache(collection.layout.states(reranker.spec.fingerprint))
+        self._look = Look(kept, reranker.min_side, reranker.prepare_image, reranker.picture_states)
+        self._views: Look | None = None
+        if views is not None:
+            kept = StateCache(collection.layout.views(views.fingerprint), limit=_VIEWS_LIMIT, half=True)
+            self._views = Look(kept, views.min_side, views.prepare, views.sums)
 
-    def reorder(self, query: TextQuery | ImageQuery, hits: Sequence[Hit]) -> Reordered:
-        """Return the hits of a query by similarity and matching score: pictures for words, or captions."""
-        unseen: tuple[str, ...] = ()
-        if isinstance(query, TextQuery):
-            states, unseen = self.states(hits)
-            scores = self._matched([query.text], states)
-        else:
-            pixels = self.reranker.prepare_image(query.open(self.reranker.min_side))
-            matched = self.reranker.score(
-                [hit.item.text or "" for hit in hits], self.reranker.picture_states(pixels[np.newaxis])
-            )
-            scores = dict(enumerate(matched.tolist()))
-        return Reordered(reordered(hits, scores, self.reranker.spec), unseen)
+    @property
+    def min_side(self) -> int | None:
+        """Down to which short side a picture may be decoded for all looks at it; None: not at all."""
+        return largest_side(self._look.min_side, *([] if self._views is None else [self._views.min_side]))
 
-    def states(self, hits: Sequence[Hit]) -> tuple[dict[int, Float32], tuple[str, ...]]:
-        """Return the states (patches, width) of pictures by their place in `hits`, and the paths of those without."""
-        contents = self._catalog.contents_of_items([hit.item.id for hit in hits])
-        found: dict[int, Float32] = {}
-        missing: list[int] = []
-        for place, hit in enumerate(hits):
-            kept = self._cache.get(contents[hit.item.id][0]) if hit.item.id in contents else None
-            if kept is None:
-                missing.append(place)
-            else:
-                found[place] = kept
-        with ThreadPoolExecutor(Settings.from_environment().threads) as pool:
-            wanted = [(hits[p].item.uri, contents.get(hits[p].item.id, (0, b""))[1]) for p in missing]
-            opened = list(zip(missing, pool.map(lambda one: self._prepare(*one), wanted), strict=True))
-        pixels = [(place, one) for place, one in opened if one is not None]
-        for start in range(0, len(pixels), _AT_ONCE):
-            some = pixels[start : start + _AT_ONCE]
-            states = self.reranker.picture_states(np.stack([one for _, one in some]))
-            for (place, _), of_one in zip(some, states, strict=True):
-                found[place] = unpack(pack(of_one))  # a hit scores the same with and without the cache
-                self._cache.put(contents[hits[place].item.id][0], of_one)
-        return found, tuple(hits[place].item.uri for place, one in opened if one is None)
+    def reorder(self, query: TextQuery | ImageQuery, vector: Float32, hits: Sequence[Hit]) -> Reordered:
+        """Return the hits of a query by similarity and matching score: pictures for words, or captions.
 
-    def _prepare(self, place: str, content: bytes) -> UInt8 | None:
-        """Return the prepared pixels of a picture, None where it is gone or another than the one that was indexed."""
-        try:
-            with open_place(place) as file:
-                if content_hash(file) != content:
-                    return None
-                picture, _ = decode(file, place, min_side=self.reranker.min_side)
-        except (OSError, ImageError):
-            return None
-        return self.reranker.prepare_image(picture)
+        `vector` (dim,) is that of the query. Where the encoder has views, the similarity is that of all of them: of the
+        best pictures, or of the picture that captions are asked for.
+        """
+        if isinstance(query, ImageQuery):
+            return self._captions(query.open(self.min_side), vector, hits)
+        return self._pictures(query.text, vector, hits)
 
-    def _matched(self, texts: list[str], states: dict[int, Float32]) -> dict[int, float]:
-        """Return the matching score of a text with pictures, by the keys of `states`."""
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _pictures(self, text: str, vector: Float32, hits: Sequence[Hit]) -> Reordered:
+        contents = self._contents(hits)
+        uris: dict[int, list[str]] = {}
+        for hit in hits:
+            if hit.item.id in contents:
+                uris.setdefault(contents[hit.item.id][0], []).append(hit.item.uri)
+        shown = {number: Shown(number, content, tuple(uris[number])) for number, content in contents.values()}
+        states = self._look(shown[number] for number in uris)
         if not states:
-            return {}
-        scores = self.reranker.score(texts, np.stack(list(states.values())))
-        return dict(zip(states, scores.tolist(), strict=True))
+            return Reordered(tuple(hits), tuple(hit.item.uri for hit in hits))
+        row_of = {number: row for row, number in enumerate(states)}
+        rows = [row_of.get(contents[hit.item.id][0], -1) if hit.item.id in contents else -1 for hit in hits]
+        similarity = np.empty(len(states), dtype=np.float32)
+        for hit, row in zip(hits, rows, strict=True):
+            if row >= 0:
+                similarity[row] = hit.similarity
+        matched = self.reranker.score([text], np.stack(list(states.values())))
+        if self._views is not None:
+            numbers, views = list(states), self._views
+
+            def vectors_of(best: Sequence[int]) -> dict[int, Float32]:
+                sums = views(shown[numbers[row]] for row in best)
+                own = self._vectors(Modality.IMAGE, sums)
+                return {row_of[one]: with_views(own[one], sums[one]) for one in own}
+
+            similarity = multi_view_similarity(
+                similarity, matched, self.reranker.spec, query=vector, vectors_of=vectors_of
+            )
+        unseen = tuple(hit.item.uri for hit, row in zip(hits, rows, strict=True) if row < 0)
+        return Reordered(reordered(hits, rows, similarity, matched, self.reranker.spec), unseen)
+
+    def _captions(self, picture: Image.Image, vector: Float32, hits: Sequence[Hit]) -> Reordered:
+        if not hits:
+            return Reordered((), ())
+        states = self.reranker.picture_states(self.reranker.prepare_image(picture)[np.newaxis])
+        matched = self.reranker.score([hit.item.text or "" for hit in hits], states)
+        similarity = np.array([hit.similarity for hit in hits], dtype=np.float32)
+        rows = list(range(len(hits)))
+        if self._views is not None:
+            sums = self._views.read(self._views.prepare(picture)[np.newaxis])
+            seen, contents = with_views(vector, sums[0]), self._contents(hits)
+            own = self._vectors(Modality.TEXT, [number for number, _ in contents.values()])
+            for row, hit in enumerate(hits):
+                if hit.item.id in contents and contents[hit.item.id][0] in own:
+                    similarity[row] = own[contents[hit.item.id][0]] @ seen
+                else:
+                    rows[row] = -1  # it is no more: its cosine cannot be compared with the others
+        return Reordered(reordered(hits, rows, similarity, matched, self.reranker.spec), ())
+
+    def _contents(self, hits: Sequence[Hit]) -> dict[int, tuple[int, bytes]]:
+        return self._collection.catalog.contents_of_items([hit.item.id for hit in hits])
+
+    def _vectors(self, modality: Modality, numbers: Iterable[int]) -> dict[int, Float32]:
+        """Return the stored vectors (dim,) by id, of those that are still there."""
+        store = self._collection.index(modality)[1].store
+        found: dict[int, Float32] = {}
+        for number in numbers:
+            with suppress(KeyError):
+                found[number] = store.take(np.array([number], dtype=np.int64))[0].astype(np.float32)
+        return found
 
 
-def reordered(hits: Sequence[Hit], scores: dict[int, float], spec: RerankerSpec) -> tuple[Hit, ...]:
-    """Return hits in their new order; those without a matching score (by their place in `hits`) keep their rank.
+def reordered(
+    hits: Sequence[Hit], rows: Sequence[int], similarity: Float32, matched: Float32, spec: RerankerSpec
+) -> tuple[Hit, ...]:
+    """Return hits in their new order; those that were not looked at keep their rank.
 
-    Equal scores are in order of item id.
+    `rows` tells for each hit its place in `similarity` and `matched` (c,), −1 for none; copies have the same. Equal
+    scores are in order of item id.
     """
-    similarity = np.array([hits[place].similarity for place in scores], dtype=np.float32)
-    blended = blend(similarity, np.array(list(scores.values()), dtype=np.float32), spec.weight, spec.bound).tolist()
+    blended = blend(similarity, matched, spec.weight, spec.bound)
     looked_at = [
-        replace(hits[place], score=score, rerank_score=matched)
-        for score, (place, matched) in zip(blended, scores.items(), strict=True)
+        replace(hit, similarity=float(similarity[row]), score=float(blended[row]), rerank_score=float(matched[row]))
+        for hit, row in zip(hits, rows, strict=True)
+        if row >= 0
     ]
     looked_at.sort(key=lambda hit: (-hit.score, hit.item.id))
     rest = iter(looked_at)
-    found = [next(rest) if place in scores else hit for place, hit in enumerate(hits)]
+    found = [next(rest) if row >= 0 else hit for hit, row in zip(hits, rows, strict=True)]
     return tuple(replace(hit, rank=rank) for rank, hit in enumerate(found, start=1))

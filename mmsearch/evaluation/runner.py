@@ -15,6 +15,7 @@ from mmsearch.collection.collection import Collection
 from mmsearch.config import Settings, plain_path
 from mmsearch.corpora.records import CorpusOptions
 from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
+from mmsearch.encoders.views import views_of
 from mmsearch.engine.engine import SearchEngine
 from mmsearch.engine.query import CANDIDATES
 from mmsearch.errors import EvaluationError, QueryError
@@ -238,7 +239,7 @@ def evaluate(
         alone: System = EncoderSystem(engine.spec.uri, embedded, directions)
         if rerank is not None:
             reranker = load_reranker(rerank, engine, device=device)
-            alone = RerankedSystem(alone, reranker, candidates=candidates, progress=reranking)
+            alone = RerankedSystem(alone, reranker, candidates=candidates, views=views_of(engine), progress=reranking)
         return Evaluation(alone, seconds=time.perf_counter() - started)
     own = load_encoder(encoder, device=device) if isinstance(encoder, str) else encoder  # where its weights are now
     searching = SearchEngine(Collection.open(settings.collection_path(collection)), own, device=device)
@@ -251,7 +252,9 @@ def evaluate(
         system: System = CollectionSystem(searching, data, directions, cache=place, progress=progress)
         if rerank is not None:
             reranker = load_reranker(rerank, searching.encoder, device=device)
-            system = RerankedSystem(system, reranker, candidates=candidates, progress=reranking)
+            system = RerankedSystem(
+                system, reranker, candidates=candidates, views=views_of(searching.encoder), progress=reranking
+            )
         return Evaluation(system, seconds=time.perf_counter() - started)
     except BaseException:
         searching.close()

@@ -94,6 +94,9 @@ class System(Protocol):
     def nearest(self, task: Task, rows: Sequence[int], k: int) -> Neighbors:
         """Return the first k candidates for the queries `task.queries[rows]`."""
 
+    def vectors(self, task: Task, row: int, items: Sequence[int]) -> tuple[Float32, Float32]:
+        """Return the vector (dim,) of the query `task.queries[row]`, and those (n, dim) of candidates."""
+
     def describe(self, task: Task, items: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Return (id, name) of candidates."""
 
@@ -159,6 +162,10 @@ class EncoderSystem:
                 ids[row] = places[np.lexsort((places, -mine[places]))]
                 values[row] = mine[ids[row]]
         return Neighbors(ids, values)
+
+    def vectors(self, task: Task, row: int, items: Sequence[int]) -> tuple[Float32, Float32]:
+        """Return the vectors of a query and of candidates."""
+        return self._rows[task.direction.query][task.queries[row]], self._rows[task.direction.target][list(items)]
 
     def describe(self, task: Task, items: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Return (id, name) of candidates."""
@@ -229,6 +236,11 @@ class CollectionSystem:
         """Return the first k candidates for some queries."""
         some = np.asarray(rows, dtype=np.int64)
         return self._search(task, task.queries[some], None if task.own is None else task.own[some], k)
+
+    def vectors(self, task: Task, row: int, items: Sequence[int]) -> tuple[Float32, Float32]:
+        """Return the vectors of a query and of candidates."""
+        held = self._indexes[task.direction.target].store.take(np.asarray(items, dtype=np.int64))
+        return self._rows[task.direction.query][task.queries[row]], held.astype(np.float32)
 
     def describe(self, task: Task, items: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Return (id, name) of candidates, of the first item where copies share a vector."""

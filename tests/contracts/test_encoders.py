@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mmsearch.encoders import load_encoder
+from mmsearch.encoders.views import views_of
 from mmsearch.types import Encoder, TokenEncoder
 from tests.support import HAS_OPEN_CLIP, ToyEncoder, picture, tuned_encoder
 from tests.tiny_models import FAMILIES
@@ -81,6 +82,21 @@ def test_a_row_does_not_depend_on_its_batch(encoder: Encoder) -> None:
     for row in (0, 7, 19):
         np.testing.assert_allclose(encoder.encode_images(pixels[row : row + 1])[0], together[row], atol=atol)
         np.testing.assert_allclose(encoder.encode_texts([texts[row]])[0], all_texts[row], atol=1e-4)
+
+
+def test_views_are_boxes_with_vectors_of_the_encoder(encoder: Encoder) -> None:
+    views = views_of(encoder)
+    if views is None:
+        return
+    pixels = np.stack([views.prepare(picture(1, shape)) for shape in SIZES])
+    size = encoder.spec.image_size
+    assert pixels.shape == (len(SIZES), len(views.boxes), 3, size, size)
+    sums = views.sums(pixels)
+    assert sums.shape == (len(SIZES), encoder.spec.dim)
+    assert sums.dtype == np.float32
+    assert (np.linalg.norm(sums, axis=1) <= len(views.boxes) + 1e-3).all(), "of unit rows"
+    np.testing.assert_allclose(views.sums(pixels[2:3]), sums[2:3], atol=1e-4)
+    assert views.sums(pixels[:0]).shape == (0, encoder.spec.dim)
 
 
 def test_threads_may_share_it(encoder: Encoder) -> None:

@@ -113,7 +113,7 @@ def test_a_mask_is_found_once_for_each_commit(engine: SearchEngine, monkeypatch:
     assert len(asked) == 1
     for bound in range(40):
         engine.search(image=picture(1), only=Filter(min_bytes=bound))
-    assert len(engine._masks) <= 16
+    assert len(engine._masks._masks) <= 16
 
 
 def test_new_items_are_seen_by_a_filter_that_was_asked_before(tmp_path: Path) -> None:

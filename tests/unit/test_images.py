@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmsearch.errors import ImageTooLarge, UnreadableImage
-from mmsearch.images import FORMATS, ImageInfo, decode, is_picture_name, open_image, probe, to_rgb
+from mmsearch.images import FORMATS, ImageInfo, decode, is_picture_name, largest_side, open_image, probe, to_rgb
 from tests.support import encoded, picture
 
 # A picture whose corners differ, so that every turn and mirror image of it is another picture.
@@ -42,6 +42,13 @@ def assert_alike(image: Image.Image, other: Image.Image, tolerance: float = 6.0)
     assert image.mode == "RGB"
     difference = np.abs(np.asarray(image, dtype=float) - np.asarray(other, dtype=float)).mean()
     assert difference < tolerance
+
+
+@pytest.mark.parametrize(
+    ("sides", "enough"), [((260,), 260), ((260, 325), 325), ((325, 260), 325), ((260, None), None), ((None,), None)]
+)
+def test_the_largest_side_is_enough_for_all(sides: tuple[int | None, ...], enough: int | None) -> None:
+    assert largest_side(*sides) == enough
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -140,13 +140,15 @@ def test_an_encoder_without_one_is_told(engine: SearchEngine) -> None:
 
 def test_equal_scores_are_in_order_of_item_id() -> None:
     hits = [Hit(n, 0.5, Item(9 - n, Modality.IMAGE, str(n), str(n)), 0.5) for n in (1, 2, 3)]
-    assert [hit.item.id for hit in reordered(hits, {0: 1.0, 1: 1.0, 2: 1.0}, ToyReranker(weight=0.1).spec)] == [6, 7, 8]
+    alike = np.ones(3, np.float32)
+    assert [hit.item.id for hit in reordered(hits, range(3), alike, alike, ToyReranker(weight=0.1).spec)] == [6, 7, 8]
 
 
 def test_how_far_a_match_brings_a_hit_is_bounded_by_the_reranker() -> None:
     hits = [Hit(n, cosine, Item(n, Modality.IMAGE, str(n), str(n)), cosine) for n, cosine in ((1, 0.5), (2, 0.25))]
     for bound, first in ((2.0, 1), (50.0, 2)):
-        found = reordered(hits, {0: 0.0, 1: 10.0}, ToyReranker(weight=0.1, bound=bound).spec)
+        spec = ToyReranker(weight=0.1, bound=bound).spec
+        found = reordered(hits, range(2), np.float32([0.5, 0.25]), np.float32([0.0, 10.0]), spec)
         assert found[0].item.id == first
         assert [hit.rank for hit in found] == [1, 2]
 
@@ -187,12 +189,25 @@ def states(seed: int) -> np.ndarray:
 def test_states_come_back_nearly_as_they_were(tmp_path: Path) -> None:
     cache = StateCache(tmp_path / "states")
     assert cache.get(1) is None
-    cache.put(1, states(1))
+    put = cache.put(1, states(1))
     kept = cache.get(1)
     assert kept is not None
+    np.testing.assert_array_equal(kept, put)
     np.testing.assert_array_equal(kept, unpack(pack(states(1))))
     assert np.abs(kept - states(1)).max() <= np.abs(states(1)).max() / 254 + 1e-6
     np.testing.assert_array_equal(unpack(pack(np.zeros((2, 4), np.float32))), np.zeros((2, 4)))
+
+
+def test_vectors_are_kept_with_sixteen_bits(tmp_path: Path) -> None:
+    cache = StateCache(tmp_path / "views", half=True)
+    vector = states(1)[0]
+    kept = cache.put(1, vector)
+    np.testing.assert_array_equal(kept, vector.astype(np.float16))
+    np.testing.assert_array_equal(cache.get(1), kept)
+    (path,) = (tmp_path / "views").iterdir()
+    for other in (pack(states(1)), states(1)):
+        np.save(path, other)
+        assert cache.get(1) is None, "states are no vector"
 
 
 def test_the_oldest_go_first(tmp_path: Path) -> None:
