@@ -103,6 +103,21 @@ def test_tokens_are_read_once_and_forgotten_when_told(
     np.testing.assert_array_equal(first.pictures(np.arange(6)), expected)
 
 
+def test_colours_of_tokens_that_are_kept_run_no_tower(
+    corpus: Path, tokens: TokenSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some, encoder = embedded(corpus, 20), compact()
+    read_tokens(encoder, some, tmp_path)
+
+    def never(*_: object) -> None:
+        raise AssertionError("the tower ran")
+
+    monkeypatch.setattr(encoder, "image_tokens", never)
+    every = np.arange(20)
+    found = read_tokens(encoder, some, tmp_path, cells=CELLS)
+    np.testing.assert_array_equal(found.pictures(every), tokens.pictures(every))
+
+
 def test_tokens_that_another_run_drops_meanwhile_are_read_again(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -52,10 +52,13 @@ class PictureTokens:
             files = states_of_files(some)
             read = cache(partial(_read_pictures, encoder, some, cells, partial(_ahead, progress, first)))
             tokens, colours = (folder / f"{stamp(encoder, kind, files)}.npy" for kind in ("patches", f"cells{cells}"))
-            self._parts.append(_kept(tokens, partial(_part, read, 0)))
+            part = _kept(tokens, partial(_part, read, 0))
+            self._parts.append(part)
             self.files.append(tokens)
             if cells:
-                self._colours.append(_kept(colours, partial(_part, read, 1)))
+                # The tower need not run again for colours alone, of tokens that an earlier run left.
+                only = partial(_read_colours, encoder, some, math.isqrt(part.shape[1]), cells)
+                self._colours.append(_kept(colours, partial(_part, read, 1) if read.cache_info().currsize else only))
                 self.files.append(colours)
             progress(first + len(some))
 
@@ -181,19 +184,29 @@ def _read_pictures(
     """Return the tokens (n, patches) of pictures as records of a scale and eight bits a number, and the colours."""
     made: list[NDArray[np.void]] = []
     colours: list[UInt8] = []
-    waiting = []
-    for place, pixels in zip(places, prepared(encoder, places), strict=True):
+    for pictures in _batches(encoder, places):
+        made.extend(pack(tokens) for tokens in encoder.image_tokens(pictures))
+        side = math.isqrt(made[0].shape[0])
+        colours.extend(colour_cells(pictures, side=side, cells=cells) if cells else ())
+        progress(len(made))
+    return np.stack(made), np.array(colours, dtype=np.uint8)
+
+
+def _read_colours(encoder: TokenEncoder, places: Sequence[str], side: int, cells: int) -> UInt8:
+    """Return the colours (n, patches, c) of pictures alone."""
+    return np.concatenate([colour_cells(some, side=side, cells=cells) for some in _batches(encoder, places)])
+
+
+def _batches(encoder: TokenEncoder, places: Sequence[str]) -> Iterator[UInt8]:
+    """Yield prepared pictures (n, 3, S, S) in batches; raise EvaluationError for one that is gone."""
+    waiting: list[UInt8] = []
+    for number, (place, pixels) in enumerate(zip(places, prepared(encoder, places), strict=True), start=1):
         if pixels is None or isinstance(pixels, OSError):
             raise EvaluationError(f"The picture {place} can no longer be read: run this again.")
         waiting.append(pixels)
-        if len(waiting) >= encoder.image_batch or len(made) + len(waiting) == len(places):
-            pictures = np.stack(waiting)
-            made.extend(pack(tokens) for tokens in encoder.image_tokens(pictures))
-            side = math.isqrt(made[0].shape[0])
-            colours.extend(colour_cells(pictures, side=side, cells=cells) if cells else ())
+        if len(waiting) >= encoder.image_batch or number == len(places):
+            yield np.stack(waiting)
             waiting.clear()
-            progress(len(made))
-    return np.stack(made), np.array(colours, dtype=np.uint8)
 
 
 def _read_texts(encoder: TokenEncoder, texts: Sequence[str]) -> tuple[NDArray[np.float16], Int64]:
