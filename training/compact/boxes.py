@@ -1,0 +1,155 @@
+"""What several views say of random boxes of the training pictures: `python -m training.compact.boxes --help`.
+
+Of each picture a random box is seen as the shipped encoder sees pictures in a second look: whole, and in its views
+(`mmsearch.encoders.views`). Kept are the mean direction of all of them, which is what `distil.py` teaches, and what the
+blocks above the cut take of the whole box. The dev shards are kept as well, their pictures as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from onnxruntime import InferenceSession, SessionOptions
+from PIL import Image
+
+from mmsearch.encoders.compact import VIEWS
+from mmsearch.encoders.views import with_views
+
+from .common import (
+    DEV_SHARDS,
+    RESIZE,
+    RESIZERS,
+    Floats,
+    Sample,
+    open_session,
+    open_tokenizer,
+    read_shard,
+    run_texts,
+    to_pixels,
+    train_shards,
+)
+from .cuts import COLOUR, TAPPED
+from .towers import CUT, CUT_SHAPE
+
+BATCH, THREADS = 4, 2
+WHOLE_SHARE = 0.25  # of the pictures are seen as they are
+LEAST_AREA, MOST_STRETCH = 0.4, 0.2  # of a box
+CUT_NAME = f"/tower/_blocks.{CUT - 1}/Add_output_0"
+FEATURES_NAME = "/tower/Concat_output_0"
+
+
+def open_with_cut(path: Path) -> InferenceSession:
+    """Return the graph of the image tower with two more outputs: the grid at the cut, and the pooled features."""
+    model = onnx.load(path)
+    for name in (CUT_NAME, FEATURES_NAME):
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    return InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def random_box(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Return a random box of a picture, of LEAST_AREA of it or more, or all of it."""
+    if rng.random() < WHOLE_SHARE:
+        return image
+    area, stretch = rng.uniform(LEAST_AREA, 1.0), np.exp(rng.uniform(-MOST_STRETCH, MOST_STRETCH))
+    width = min(1.0, float(np.sqrt(area * stretch)))
+    height = min(1.0, area / width)
+    left, top = rng.uniform(0.0, 1.0 - width), rng.uniform(0.0, 1.0 - height)
+    sides = image.size * 2
+    corners = (left, top, left + width, top + height)
+    return image.crop(tuple(round(c * s) for c, s in zip(corners, sides, strict=True)))
+
+
+class Kept:
+    """What is known of some pictures, on the disk: see NAMES."""
+
+    NAMES = ("cut", "features", "own", "taught")
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """Open what `write` wrote: cut (n, 120, 17, 17) float16, mapped; taps and colour (n, 432); rows (n, dim)."""
+        self.cut, self.features, self.own, self.taught = (
+            np.load(folder / f"{name}-{part}.npy", mmap_mode="r" if part == "cut" else None) for part in self.NAMES
+        )
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+
+def write(folder: Path, name: str, session: InferenceSession, samples: Sequence[Sample], seed: int | None) -> None:
+    """Write what is known of pictures, of a random box of each where there is a seed; nothing where it is there."""
+    if (folder / f"{name}-taught.npy").exists():
+        return
+    cut = np.lib.format.open_memmap(folder / f"{name}-cut.npy", "w+", np.float16, (len(samples), *CUT_SHAPE))
+    rows: dict[str, list[NDArray[Any]]] = {part: [] for part in Kept.NAMES[1:]}
+    done = 0
+    for grids, features, own, taught in _seen(session, samples, seed):
+        cut[done : done + len(own)] = grids
+        for part, some in zip(rows, (features, own, taught), strict=True):
+            rows[part].append(some)
+        done += len(own)
+        if done // 1000 > (done - len(own)) // 1000:
+            print(f"{name}: {done} of {len(samples)}", flush=True)
+    cut.flush()
+    for part, some in rows.items():
+        np.save(folder / f"{name}-{part}.npy", np.concatenate(some))
+
+
+def _seen(
+    session: InferenceSession, samples: Sequence[Sample], seed: int | None
+) -> Iterator[tuple[NDArray[np.float16], NDArray[np.float16], Floats, Floats]]:
+    """Yield the cut, taps and colour, the rows of the whole and the mean directions of all views, batch by batch."""
+
+    def look(first: int) -> tuple[NDArray[np.float16], NDArray[np.float16], Floats, Floats]:
+        images = [sample.image() for sample in samples[first : first + BATCH]]
+        if seed is not None:
+            images = [random_box(one, np.random.default_rng((seed, first, n))) for n, one in enumerate(images)]
+        whole = np.stack([to_pixels(RESIZERS[RESIZE](one)) for one in images])
+        own, grids, features = session.run(["embedding", CUT_NAME, FEATURES_NAME], {"pixels": whole})
+        sums = np.zeros_like(own)
+        for view in VIEWS:
+            seen = np.stack([to_pixels(RESIZERS[RESIZE](view.see(one))) for one in images])
+            sums += session.run(["embedding"], {"pixels": seen})[0]
+        below = np.concatenate([features[:, TAPPED], features[:, COLOUR]], axis=1)
+        return grids.astype(np.float16), below.astype(np.float16), own, with_views(own, sums)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(look, range(0, len(samples), BATCH))
+
+
+def main() -> None:
+    """Write everything that distil.py reads; what is there already stays."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("model", "data", "work"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=1, help="boxes of each picture")
+    arguments = parser.parse_args()
+    model, data, folder = arguments.model, arguments.data, arguments.work / "boxes"
+    folder.mkdir(parents=True, exist_ok=True)
+    session, text = open_with_cut(model / "image.onnx"), open_session(model / "text.onnx")
+    tokenizer = open_tokenizer(model / "tokenizer.json")
+    for shard in DEV_SHARDS:
+        samples = list(read_shard(data / f"{shard}.tar"))
+        write(folder, shard, session, samples, None)
+        captions = [caption for sample in samples for caption in sample.captions]
+        np.save(folder / f"{shard}-texts.npy", run_texts(text, tokenizer, captions, output="embedding"))
+        np.save(folder / f"{shard}-owner.npy", np.repeat(np.arange(len(samples)), [len(s.captions) for s in samples]))
+    samples = list(itertools.chain.from_iterable(read_shard(data / f"{s}.tar") for s in train_shards(data, ".tar")))
+    rng = np.random.default_rng(0)
+    said = [sample.captions[rng.integers(len(sample.captions))] for sample in samples]
+    np.save(folder / "train-texts.npy", run_texts(text, tokenizer, said, output="embedding"))
+    for number in range(arguments.rounds):
+        write(folder, f"train-{number}", session, samples, number)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Teach one view what several say: `python -m training.compact.distil --model DIR --work DIR --out FILE`.
+
+The last blocks of the image tower that ships, and its head, learn the mean direction of several views (`boxes.py`), of
+random boxes of the training pictures; texts stay where they are. Starts from the shipped graph itself. Prints dev
+recall, of whole pictures without what makes up for hubs, and how near dev pictures come to their own teachers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.nn.functional import kl_div
+
+from .boxes import Kept
+from .common import DEV_SHARDS, measure_recall
+from .graphs import save_image_graph
+from .head import Encoder, ImageHead
+from .running import parse
+from .towers import COLOUR_CELLS, CUT, ImageTower
+from .tune import SHAPE
+
+TAPS = 384  # columns of Kept.features before those of colour
+UNUSED = ("tower.net._fc.weight", "tower.net._fc.bias")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run."""
+
+    epochs: int = 2
+    batch: int = 256
+    head_rate: float = 3e-4
+    image_rate: float = 1e-4
+    decay: float = 0.05
+    direction: float = 10.0  # what 1 − cosine counts for
+    scale: float = 25.0  # of cosines with texts
+    texts: int = 1024  # that the answers are compared on, besides those of the batch
+    average: float = 0.98
+    mirrored: float = 0.5  # of the boxes
+    seed: int = 1
+
+
+def read_image_encoder(path: Path) -> Encoder:
+    """Return the image encoder of a graph that export.py wrote, its weights as they are stored."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    found: dict[str, NDArray[np.float32]] = {}
+    for name, values in stored.items():
+        if name.endswith(".half"):
+            found[name.removesuffix(".half")] = values.astype(np.float32)
+        elif name.endswith(".int8"):
+            plain = name.removesuffix(".int8")
+            found[plain] = values.astype(np.float32) * stored[f"{plain}.scale"]
+        elif not name.endswith(".scale"):
+            found[name] = values
+    (unnamed,) = (name for name in found if name.startswith("onnx::MatMul"))  # the one that is stored transposed
+    found["head.attention.logits.weight"] = found[unnamed].T
+    found["head.sharpness"] = np.log(found["/head/Exp_output_0"])
+    encoder = Encoder(ImageTower(), ImageHead(SHAPE)).eval()
+    state = encoder.state_dict()
+    for name in state:
+        if name not in UNUSED:
+            state[name] = torch.from_numpy(np.array(found[name], np.float32)).reshape(state[name].shape)
+    encoder.load_state_dict(state)
+    return encoder
+
+
+def rows_of(encoder: Encoder, kept: Kept, which: NDArray[np.int64], turned: NDArray[np.bool_] | None = None) -> Tensor:
+    """Return unit rows (n, 384) of some pictures, from the cut on; those that are `turned` are mirrored there."""
+    cut = torch.from_numpy(np.stack([kept.cut[i] for i in which])).float()
+    below = torch.from_numpy(kept.features[which].astype(np.float32))
+    taps, colour = below[:, :TAPS], below[:, TAPS:].unflatten(1, (3, COLOUR_CELLS, COLOUR_CELLS))
+    if turned is not None:
+        chosen = torch.from_numpy(turned)[:, None, None, None]
+        cut, colour = torch.where(chosen, cut.flip(3), cut), torch.where(chosen, colour.flip(3), colour)
+    with torch.autocast("cpu", torch.bfloat16):
+        grids = cut.contiguous(memory_format=torch.channels_last)
+        features, tokens = encoder.tower.upper(grids, taps, colour.flatten(1), start=CUT)
+        rows: Tensor = encoder.head(features.float(), tokens)
+    return rows.float()
+
+
+class Run:
+    """A run over the boxes of the training pictures."""
+
+    def __init__(self, encoder: Encoder, rounds: list[Kept], texts: Tensor, settings: Settings) -> None:
+        self.encoder, self.average = encoder, copy.deepcopy(encoder)
+        self._rounds, self._texts, self._settings = rounds, texts, settings
+        encoder.requires_grad_(False)
+        tower = [
+            weight
+            for module in (*encoder.tower.net._blocks[CUT:], encoder.tower.net._conv_head)
+            for name, weight in module.named_parameters()
+            if "depthwise" not in name
+        ]
+        head = [weight for name, weight in encoder.head.named_parameters() if not name.startswith("classifier")]
+        self._learned = [weight.requires_grad_(True) for weight in (*tower, *head)]
+        groups = [{"params": tower, "lr": settings.image_rate}, {"params": head, "lr": settings.head_rate}]
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=settings.decay)
+        self.steps = len(rounds[0]) // settings.batch
+        total, ramp = settings.epochs * self.steps, 60
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: min(1.0, step / ramp) * (0.5 + 0.5 * float(np.cos(np.pi * step / total)))
+        )
+
+    def step(self, kept: Kept, which: NDArray[np.int64], rng: np.random.Generator) -> float:
+        """Learn from one batch and return its loss: 1 − cosine, and the divergence of the answers to texts."""
+        settings = self._settings
+        turned = rng.random(len(which)) < settings.mirrored
+        rows, taught = rows_of(self.encoder, kept, which, turned), torch.from_numpy(kept.taught[which])
+        others = rng.integers(0, len(self._texts), settings.texts)
+        texts = torch.cat([self._texts[which], self._texts[others]]).T * settings.scale
+        answers, wanted = (rows @ texts).log_softmax(1), (taught @ texts).log_softmax(1)
+        loss = settings.direction * (1.0 - (rows * taught).sum(1)).mean()
+        loss = loss + kl_div(answers, wanted, log_target=True, reduction="batchmean")
+        self._optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self._learned, 2.0)
+        self._optimizer.step()
+        self._schedule.step()
+        with torch.no_grad():
+            for slow, fast in zip(self.average.parameters(), self.encoder.parameters(), strict=True):
+                if fast.requires_grad:
+                    slow.lerp_(fast, 1.0 - settings.average)
+        return loss.item()
+
+    def epoch(self, number: int) -> float:
+        """Learn from one box of every picture, and return the mean loss; rounds of boxes take turns."""
+        rng = np.random.default_rng((self._settings.seed, number))
+        kept, losses = self._rounds[number % len(self._rounds)], []
+        for index, which in enumerate(np.array_split(rng.permutation(len(kept)), self.steps)):
+            losses.append(self.step(kept, np.sort(which), rng))
+            if index % 20 == 19:
+                print(f"epoch {number}: {index + 1}/{self.steps}, loss {np.mean(losses[-20:]):.3f}", flush=True)
+        return float(np.mean(losses))
+
+
+@torch.no_grad()
+def report(encoder: Encoder, folder: Path) -> None:
+    """Print dev recall of whole pictures, and their mean cosine with what they are taught."""
+    for shard in DEV_SHARDS:
+        kept = Kept(folder, shard)
+        parts = np.array_split(np.arange(len(kept)), max(1, len(kept) // 100))
+        rows = torch.cat([rows_of(encoder, kept, part) for part in parts]).numpy()
+        texts, owner = np.load(folder / f"{shard}-texts.npy"), np.load(folder / f"{shard}-owner.npy")
+        near = float((rows * kept.taught).sum(axis=1).mean())
+        print(f"{shard} {measure_recall(rows, texts, owner).row()}, cosine to the teacher {near:.4f}", flush=True)
+
+
+def main() -> None:
+    """Train, print what it does to dev after every epoch, and write the graph."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    arguments, settings = parse(parser, Settings())
+    torch.manual_seed(settings.seed)
+    torch.set_num_threads(2)
+    folder: Path = arguments.work / "boxes"
+    rounds = [Kept(folder, path.name.removesuffix("-own.npy")) for path in sorted(folder.glob("train-*-own.npy"))]
+    encoder = read_image_encoder(arguments.model / "image.onnx")
+    run = Run(encoder, rounds, torch.from_numpy(np.load(folder / "train-texts.npy")), settings)
+    report(encoder, folder)
+    for number in range(settings.epochs):
+        started = time.monotonic()
+        loss = run.epoch(number)
+        print(f"epoch {number}: loss {loss:.3f} ({time.monotonic() - started:.0f} s)", flush=True)
+        report(run.average, folder)
+        out: Path = arguments.out or arguments.work / "distilled"
+        save_image_graph(run.average, out / "image.onnx", outputs=("embedding", "tokens"))
+
+
+if __name__ == "__main__":
+    main()
