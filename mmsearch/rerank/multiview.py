@@ -9,7 +9,7 @@ import numpy as np
 from mmsearch.rerank.blending import blend
 from mmsearch.types import Float32, RerankerSpec
 
-VIEWED = 10
+VIEWED = 6
 """How many candidates are looked at in several views."""
 
 

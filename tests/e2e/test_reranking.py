@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mmsearch.rerank.cross_attention import WEIGHTS
+from mmsearch.rerank.multiview import VIEWED
 from tests.e2e.test_cli import call
 from tests.support import PHOTOS
 
@@ -54,7 +55,7 @@ def test_what_was_seen_is_kept_until_somebody_deletes_it(home: Path) -> None:
     assert len(files) >= 50
     numbers = 81 * 2 * 192  # of two matchers
     assert max(path.stat().st_size for path in files) < 1.05 * numbers, "eight bits a number"
-    assert len([path for path in files if "views" in path.parts]) == 10, "of the best ten"
+    assert len([path for path in files if "views" in path.parts]) == VIEWED, "of the best"
     shutil.rmtree(kept)
     again = call(home, "query", WORDS, "--rerank", "--json").stdout
     assert json.loads(first)["hits"] == json.loads(again)["hits"]
