@@ -322,7 +322,7 @@ class Item:
 class Hit:
     """One answer. `score` is what the list is sorted by (a fused rank for target "any").
 
-    `similarity` is the cosine, after a closer look that of all views.
+    `similarity` is the cosine, after a second look that of all views.
     `rerank_score` is the matching score of a reranker; None where there was no second look: `score` is the cosine then,
     also behind candidates that lost some of theirs to the second look.
     """

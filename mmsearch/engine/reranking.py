@@ -132,11 +132,15 @@ class SecondLook:
     def _vectors(self, modality: Modality, numbers: Iterable[int]) -> dict[int, Float32]:
         """Return the stored vectors (dim,) by id, of those that are still there."""
         store = self._collection.index(modality)[1].store
-        found: dict[int, Float32] = {}
-        for number in numbers:
-            with suppress(KeyError):
-                found[number] = store.take(np.array([number], dtype=np.int64))[0].astype(np.float32)
-        return found
+        wanted = np.fromiter(numbers, dtype=np.int64)
+        try:
+            return dict(zip(wanted.tolist(), store.take(wanted).astype(np.float32), strict=True))
+        except KeyError:  # one vanished meanwhile
+            found: dict[int, Float32] = {}
+            for number in wanted:
+                with suppress(KeyError):
+                    found[int(number)] = store.take(number[np.newaxis])[0].astype(np.float32)
+            return found
 
 
 def reordered(

@@ -32,6 +32,7 @@ from .common import (
     Sample,
     open_session,
     open_tokenizer,
+    random_box,
     read_shard,
     run_texts,
     to_pixels,
@@ -42,7 +43,7 @@ from .towers import CUT, CUT_SHAPE
 
 BATCH, THREADS = 4, 2
 WHOLE_SHARE = 0.25  # of the pictures are seen as they are
-LEAST_AREA, MOST_STRETCH = 0.4, 0.2  # of a box
+LEAST_AREA = 0.4  # of a box
 CUT_NAME = f"/tower/_blocks.{CUT - 1}/Add_output_0"
 FEATURES_NAME = "/tower/Concat_output_0"
 
@@ -57,17 +58,9 @@ def open_with_cut(path: Path) -> InferenceSession:
     return InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def random_box(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Return a random box of a picture, of LEAST_AREA of it or more, or all of it."""
-    if rng.random() < WHOLE_SHARE:
-        return image
-    area, stretch = rng.uniform(LEAST_AREA, 1.0), np.exp(rng.uniform(-MOST_STRETCH, MOST_STRETCH))
-    width = min(1.0, float(np.sqrt(area * stretch)))
-    height = min(1.0, area / width)
-    left, top = rng.uniform(0.0, 1.0 - width), rng.uniform(0.0, 1.0 - height)
-    sides = image.size * 2
-    corners = (left, top, left + width, top + height)
-    return image.crop(tuple(round(c * s) for c, s in zip(corners, sides, strict=True)))
+def seen(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Return a random box of a picture, or all of it."""
+    return image if rng.random() < WHOLE_SHARE else random_box(image, rng, least=LEAST_AREA)
 
 
 class Kept:
@@ -112,13 +105,13 @@ def _seen(
     def look(first: int) -> tuple[NDArray[np.float16], NDArray[np.float16], Floats, Floats]:
         images = [sample.image() for sample in samples[first : first + BATCH]]
         if seed is not None:
-            images = [random_box(one, np.random.default_rng((seed, first, n))) for n, one in enumerate(images)]
+            images = [seen(one, np.random.default_rng((seed, first, n))) for n, one in enumerate(images)]
         whole = np.stack([to_pixels(RESIZERS[RESIZE](one)) for one in images])
         own, grids, features = session.run(["embedding", CUT_NAME, FEATURES_NAME], {"pixels": whole})
         sums = np.zeros_like(own)
         for view in VIEWS:
-            seen = np.stack([to_pixels(RESIZERS[RESIZE](view.see(one))) for one in images])
-            sums += session.run(["embedding"], {"pixels": seen})[0]
+            pixels = np.stack([to_pixels(RESIZERS[RESIZE](view.see(one))) for one in images])
+            sums += session.run(["embedding"], {"pixels": pixels})[0]
         below = np.concatenate([features[:, TAPPED], features[:, COLOUR]], axis=1)
         return grids.astype(np.float16), below.astype(np.float16), own, with_views(own, sums)
 

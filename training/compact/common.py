@@ -19,6 +19,7 @@ IMAGE_SIZE = 260
 MAX_TOKENS = 256
 RESIZE = "squash"  # what ships; a key of RESIZERS
 KS = (1, 5, 10)
+MOST_STRETCH = 0.2  # of a random box
 DEV_SHARDS = ("flickr8k-dev-000", "coco-dev-000")
 FLICKR_SHARDS = tuple(f"flickr8k-train-{i:03d}" for i in range(3))
 TRAIN_SHARDS = FLICKR_SHARDS + tuple(f"coco-train-{i:03d}" for i in range(8))
@@ -74,6 +75,16 @@ def centre_crop(image: Image.Image) -> Image.Image:
     left, top = (width - IMAGE_SIZE) // 2, (height - IMAGE_SIZE) // 2
     scaled = image.resize((width, height), Image.Resampling.BICUBIC)
     return scaled.crop((left, top, left + IMAGE_SIZE, top + IMAGE_SIZE))
+
+
+def random_box(image: Image.Image, rng: np.random.Generator, *, least: float) -> Image.Image:
+    """Return a random box of a picture, of a share `least` of its area or more, its sides stretched a little."""
+    area, stretch = rng.uniform(least, 1.0), np.exp(rng.uniform(-MOST_STRETCH, MOST_STRETCH))
+    width = min(1.0, float(np.sqrt(area * stretch)))
+    height = min(1.0, area / width)
+    left, top = rng.uniform(0.0, 1.0 - width), rng.uniform(0.0, 1.0 - height)
+    corners, sides = (left, top, left + width, top + height), image.size * 2
+    return image.crop(tuple(round(c * s) for c, s in zip(corners, sides, strict=True)))
 
 
 RESIZERS = {"squash": squash, "crop": centre_crop}

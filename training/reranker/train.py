@@ -29,14 +29,14 @@ from mmsearch.training.rerank.recipe import MatchRecipe, Pairs
 from mmsearch.training.rerank.tokens import PictureTokens, TextTokens, TokenSet, read_tokens
 from mmsearch.types import EncoderSpec, UInt8
 
-from ..compact.common import DEV_SHARDS, FLICKR_SHARDS, train_shards
+from ..compact.common import DEV_SHARDS, FLICKR_SHARDS, random_box, train_shards
 from ..compact.phrases import phrases
 from ..compact.running import keep, parse, resume
 from .measure import report
 from .swaps import swapped
 
 BEGIN, AT_ONCE = 4000, 100  # pairs that the first weights are worked out from
-LEAST_AREA, MOST_STRETCH = 0.5, 0.2  # of a random box
+LEAST_AREA = 0.5  # of a random box
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,7 @@ class Boxed:
         """Return the pixels (3, S, S) of a box of the picture."""
         small = image.resize((8, 8)).tobytes()
         rng = np.random.default_rng(list(hashlib.sha256(small).digest()))
-        area, stretch = rng.uniform(LEAST_AREA, 1.0), np.exp(rng.uniform(-MOST_STRETCH, MOST_STRETCH))
-        width = min(1.0, float(np.sqrt(area * stretch)))
-        height = min(1.0, area / width)
-        left, top = rng.uniform(0.0, 1.0 - width), rng.uniform(0.0, 1.0 - height)
-        corners = [left, top, left + width, top + height]
-        sides = image.size * 2
-        return self._encoder.prepare_image(image.crop([round(c * s) for c, s in zip(corners, sides, strict=True)]))
+        return self._encoder.prepare_image(random_box(image, rng, least=LEAST_AREA))
 
 
 class Source:

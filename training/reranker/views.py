@@ -1,7 +1,7 @@
 """What looking at the best candidates in several views does.
 
-`python -m training.reranker.views --data DIR --work DIR --weights FILE…` prints recall at 1 of sets of views for some
-weights of the matching score, over queries about every second picture of dev (those with odd numbers). SHIPPED was
+`python -m training.reranker.views --data DIR --work DIR --weights FILE…` prints recall at 1/5/10 of sets of views for
+some weights of the matching score, over queries about every second picture of dev (those with odd numbers). SHIPPED was
 chosen by it: the best of three views, which is what there is time for. `--half even` prints the others.
 """
 
@@ -26,7 +26,7 @@ from mmsearch.training.rerank.matcher import Matcher
 from mmsearch.training.rerank.tokens import TokenSet
 from mmsearch.types import Float32, RerankerSpec
 
-from ..compact.common import DEV_SHARDS, read_shard
+from ..compact.common import DEV_SHARDS, KS, read_shard
 from .measure import HALVES
 
 ASKED = 500
@@ -68,7 +68,7 @@ SETS: tuple[tuple[str, ...], ...] = (
 Row = tuple[tuple[str, ...], float, int]
 ROWS: tuple[Row, ...] = (
     *((names, weight, VIEWED) for names, weight in itertools.product(SETS, WEIGHTS)),
-    *((SHIPPED, 0.03, most) for most in (3, 5, 50)),
+    *((SHIPPED, 0.03, most) for most in (3, 5, 10, 50)),
 )
 """Sets, weights of the matching score, and how many candidates are looked at closer."""
 
@@ -88,10 +88,10 @@ def dict_of(rows: Float32, places: Sequence[int]) -> dict[int, Float32]:
     return {place: rows[place] for place in places}
 
 
-def first_right(
+def recalls(
     some: Candidates, matched: Float32, tokens: TokenSet, sums: Float32 | None, weight: float, most: int
-) -> float:
-    """Return recall at 1 in per cent, with the sums (n, dim) of the vectors of the views of all pictures, if any."""
+) -> Float32:
+    """Return recall at KS in per cent, with the sums (n, dim) of the vectors of the views of all pictures, if any."""
     spec = RerankerSpec("measured", "", weight)
     images, texts = tokens.embedded.images, tokens.embedded.texts
     right = []
@@ -110,27 +110,28 @@ def first_right(
                 vectors_of=partial(dict_of, seen),
                 most=most,
             )
-        right.append(answers[blend(similarity, mine, weight).argmax()])
-    return 100 * float(np.mean(right))
+        order = np.argsort(-blend(similarity, mine, weight), kind="stable")
+        right.append([answers[order[:k]].any() for k in KS])
+    return np.asarray(100 * np.mean(right, axis=0), np.float32)
 
 
 def report(
     tokens: TokenSet, matchers: Sequence[Matcher], views: Mapping[str, Float32], *, half: str
-) -> dict[Row, list[float]]:
-    """Return recall at 1 of text→image and image→text by ROWS."""
-    found: dict[Row, list[float]] = {}
+) -> dict[Row, list[Float32]]:
+    """Return recall at KS of text→image and image→text by ROWS."""
+    found: dict[Row, list[Float32]] = {}
     for direction in (Direction.TEXT_IMAGE, Direction.IMAGE_TEXT):
         some = find_candidates(tokens, direction, most=ASKED, every=slice(HALVES.index(half), None, 2))
         matched = np.mean([match(matcher, tokens, some) for matcher in matchers], axis=0)
         for row in ROWS:
             names, weight, most = row
             sums = np.sum([views[name] for name in names], axis=0) if names else None
-            found.setdefault(row, []).append(first_right(some, matched, tokens, sums, weight, most))
+            found.setdefault(row, []).append(recalls(some, matched, tokens, sums, weight, most))
     return found
 
 
 def main() -> None:
-    """Print the table: flickr8k-dev text→image, image→text, coco-dev text→image, image→text, and their mean."""
+    """Print recall at 1/5/10: flickr8k-dev text→image, image→text, coco-dev text→image, image→text; the mean at 1."""
     from .export import load_matcher
     from .train import dev_tokens
 
@@ -149,8 +150,9 @@ def main() -> None:
     for row in ROWS:
         names, weight, most = row
         every = [*both[0][row], *both[1][row]]
-        figures = ", ".join(f"{value:.1f}" for value in every)
-        print(f"{weight:g}, {most}: {figures}: {np.mean(every):.2f}  {' + '.join(names) or 'the whole alone'}")
+        figures = ", ".join("/".join(f"{value:.1f}" for value in values) for values in every)
+        first = np.mean([values[0] for values in every])
+        print(f"{weight:g}, {most}: {figures}: {first:.2f}  {' + '.join(names) or 'the whole alone'}")
 
 
 if __name__ == "__main__":
