@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights"
 SCHEME = "compact"
-LATEST = "v3"
+LATEST = "v4"
 VIEWS = (View(0.0, 0.0, 1.0, 1.0, True), View(0.2, 0.0, 1.0, 0.8, False), View(0.0, 0.2, 0.8, 1.0, True))
 """Chosen by `training.reranker.views`: the best three that there is time for besides the whole."""
 

@@ -22,7 +22,7 @@ def open_clip(family: str) -> Callable[[Path], Encoder]:
 
 ENCODERS: dict[str, Callable[[Path], Encoder]] = {
     "toy": lambda _: ToyEncoder(),
-    "compact:v3": lambda _: load_encoder("compact:v3"),
+    "compact:v4": lambda _: load_encoder("compact:v4"),
     "tuned:contract": lambda _: tuned_encoder("contract"),
     **{f"open_clip {family}": open_clip(family) for family in FAMILIES},
 }

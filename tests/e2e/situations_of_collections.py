@@ -312,9 +312,9 @@ def broken_encoder(case: Case) -> Done:
 
 @situation
 def weights_missing(case: Case) -> Done:
-    folder = case.tmp / "weights" / "compact-v3"
+    folder = case.tmp / "weights" / "compact-v4"
     folder.mkdir(parents=True)
-    shutil.copy(ROOT / "mmsearch" / "encoders" / "weights" / "compact-v3" / "manifest.json", folder)
+    shutil.copy(ROOT / "mmsearch" / "encoders" / "weights" / "compact-v4" / "manifest.json", folder)
     patch = (
         "from pathlib import Path; from mmsearch.encoders import compact;"
         f" compact.WEIGHTS = Path({str(folder.parent)!r})"

@@ -98,12 +98,12 @@ def test_explain_draws_a_map(home: Path, tmp_path: Path) -> None:
     assert call(home, "explain", "a red car", "nowhere.jpg").returncode == 2
     without_words = call(home, "explain", "…", str(PHOTOS / "red-car.jpg"))
     assert (without_words.returncode, len(without_words.stdout.splitlines())) == (0, 1)
-    assert "compact:v3 reads English" in call(home, "explain", "日本語", str(PHOTOS / "red-car.jpg")).stderr
+    assert "compact:v4 reads English" in call(home, "explain", "日本語", str(PHOTOS / "red-car.jpg")).stderr
 
 
 def test_rerankers_are_listed(tmp_path: Path) -> None:
-    shipped = {"uri": "cross_attention:compact-v3", "encoder": "compact:v3", "by_itself": True}
-    manifest = json.loads((WEIGHTS / "compact-v3" / "manifest.json").read_text()) | {"helped": True}
+    shipped = {"uri": "cross_attention:compact-v4", "encoder": "compact:v4", "by_itself": True}
+    manifest = json.loads((WEIGHTS / "compact-v4" / "manifest.json").read_text()) | {"helped": True}
     other = manifest | {"encoder": {"uri": "toy:encoder", "fingerprint": "0" * 64}}
     contents = {"mine": manifest, "older": other, "newer": other, "broken": "no manifest"}
     for name, content in contents.items():
@@ -116,7 +116,7 @@ def test_rerankers_are_listed(tmp_path: Path) -> None:
     first, *own = json.loads(done.stdout)
     assert 0 < first.pop("megabytes") < 12
     assert first == shipped
-    assert own[0] == {"uri": "cross_attention:mine", "encoder": "compact:v3", "megabytes": 0.0, "by_itself": False}
+    assert own[0] == {"uri": "cross_attention:mine", "encoder": "compact:v4", "megabytes": 0.0, "by_itself": False}
     taken = {one["uri"].partition(":")[2]: one["by_itself"] for one in own}
     assert taken == {"mine": False, "newer": True, "older": False}, "what ships goes first, then the newest"
     some = call(tmp_path, "models", "--rerankers", "mine")

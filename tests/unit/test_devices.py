@@ -32,7 +32,7 @@ def test_compact_runs_on_the_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="CPU only"):
         load_encoder("compact", device="cuda")
     monkeypatch.setenv("MMSEARCH_DEVICE", "cuda")  # meant for the encoders that can choose
-    assert load_encoder("compact").spec.uri == "compact:v3"
+    assert load_encoder("compact").spec.uri == "compact:v4"
     monkeypatch.setenv("MMSEARCH_DEVICE", "toaster")
     with pytest.raises(DeviceError, match="toaster"):
         load_encoder("compact")

@@ -200,7 +200,7 @@ def test_models_are_listed_with_what_is_on_this_disk(tmp_path: Path, monkeypatch
     (repository / "snapshots" / "abc" / "open_clip_model.safetensors").write_bytes(b"x")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     found = {model.uri: model for model in list_models()}
-    assert found["compact:v3"].on_disk
+    assert found["compact:v4"].on_disk
     base = found["open_clip:ViT-B-32/laion2b_s34b_b79k"]
     assert (base.dim, base.image_size, base.languages, base.on_disk) == (512, 224, "English", True)
     assert base.megabytes == pytest.approx(605, abs=2)

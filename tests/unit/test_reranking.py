@@ -134,7 +134,7 @@ def test_an_encoder_without_one_is_told(engine: SearchEngine) -> None:
         engine.search("green", rerank=True)
     with pytest.raises(UnknownReranker, match="known are auto"):
         load_reranker("magic", engine.encoder)
-    with pytest.raises(UnknownReranker, match="there are cross_attention:compact-v3"):
+    with pytest.raises(UnknownReranker, match="there are cross_attention:compact-v4"):
         load_reranker("cross_attention:nothing", engine.encoder)
 
 

@@ -92,7 +92,7 @@ def test_it_is_listed(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert listed[mine].dim == 384
     assert listed[mine].languages == "English"
     assert listed[mine].on_disk
-    assert (listed[mine].megabytes or 0) > (listed["compact:v3"].megabytes or 0)
+    assert (listed[mine].megabytes or 0) > (listed["compact:v4"].megabytes or 0)
     assert "other" in caplog.text
 
 

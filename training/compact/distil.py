@@ -2,13 +2,15 @@
 
 The last blocks of the image tower that ships, and its head, learn the mean direction of several views (`boxes.py`), of
 random boxes of the training pictures; texts stay where they are. Starts from the shipped graph itself. Prints dev
-recall, of whole pictures without what makes up for hubs, and how near dev pictures come to their own teachers.
+recall, of whole pictures without what makes up for hubs, and how near dev pictures come to their own teachers. OUT gets
+the graph after every epoch, and the text tower as it is; `hubs.py` makes an encoder of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +46,7 @@ class Settings:
     decay: float = 0.05
     direction: float = 10.0  # what 1 − cosine counts for
     scale: float = 25.0  # of cosines with texts
-    texts: int = 1024  # that the answers are compared on, besides those of the batch
+    texts: int = 1280  # of other pictures, that the answers are compared on
     average: float = 0.98
     mirrored: float = 0.5  # of the boxes
     seed: int = 1
@@ -113,12 +115,15 @@ class Run:
         )
 
     def step(self, kept: Kept, which: NDArray[np.int64], rng: np.random.Generator) -> float:
-        """Learn from one batch and return its loss: 1 − cosine, and the divergence of the answers to texts."""
+        """Learn from one batch and return its loss: 1 − cosine, and the divergence of the answers to texts.
+
+        Those of its own pictures are left out: the teacher, which was trained on them, knows them too well.
+        """
         settings = self._settings
         turned = rng.random(len(which)) < settings.mirrored
         rows, taught = rows_of(self.encoder, kept, which, turned), torch.from_numpy(kept.taught[which])
-        others = rng.integers(0, len(self._texts), settings.texts)
-        texts = torch.cat([self._texts[which], self._texts[others]]).T * settings.scale
+        others = rng.choice(np.setdiff1d(np.arange(len(self._texts)), which), settings.texts, replace=False)
+        texts = self._texts[others].T * settings.scale
         answers, wanted = (rows @ texts).log_softmax(1), (taught @ texts).log_softmax(1)
         loss = settings.direction * (1.0 - (rows * taught).sum(1)).mean()
         loss = loss + kl_div(answers, wanted, log_target=True, reduction="batchmean")
@@ -166,6 +171,10 @@ def main() -> None:
     folder: Path = arguments.work / "boxes"
     rounds = [Kept(folder, path.name.removesuffix("-own.npy")) for path in sorted(folder.glob("train-*-own.npy"))]
     encoder = read_image_encoder(arguments.model / "image.onnx")
+    out: Path = arguments.out or arguments.work / "distilled"
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("text.onnx", "tokenizer.json"):
+        shutil.copyfile(arguments.model / name, out / name)
     run = Run(encoder, rounds, torch.from_numpy(np.load(folder / "train-texts.npy")), settings)
     report(encoder, folder)
     for number in range(settings.epochs):
@@ -173,7 +182,6 @@ def main() -> None:
         loss = run.epoch(number)
         print(f"epoch {number}: loss {loss:.3f} ({time.monotonic() - started:.0f} s)", flush=True)
         report(run.average, folder)
-        out: Path = arguments.out or arguments.work / "distilled"
         save_image_graph(run.average, out / "image.onnx", outputs=("embedding", "tokens"))
 
 

@@ -139,7 +139,7 @@ def write_manifest(out: Path) -> None:
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     manifest = {
         "name": "compact",
-        "version": "v3",
+        "version": out.name.removeprefix("compact-"),
         "dim": WIDTH,
         "image_size": IMAGE_SIZE,
         "resize": RESIZE,

@@ -165,6 +165,7 @@ def dev_tokens(encoder: CompactEncoder, data: Path, work: Path, *, cells: int) -
 def main() -> None:
     """Train, and print what reranking does to a part of dev after every epoch."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", type=Path, help="what a run of the same shape wrote, to begin with")
     arguments, settings = parse(parser, Settings())
     torch.set_num_threads(2)
     encoder, out = load(), arguments.out or arguments.work / "matcher"
@@ -175,6 +176,10 @@ def main() -> None:
     blocks = [source.draw(some, rng) for some in rng.permutation(len(source.rows))[:BEGIN].reshape(-1, AT_ONCE)]
     learner = Learner(shape_of(blocks[0], settings), settings, blocks, steps=settings.epochs * feed.steps())
     del blocks
+    if arguments.first is not None:
+        first = torch.load(arguments.first, weights_only=True)["matcher"]
+        for matcher in (learner.matcher, learner.average):
+            matcher.load_state_dict(first)
     last = out.with_name(f"{out.name}-last.pt")
     done = resume(last, {"learner": learner}) if last.exists() else 0
     size = sum(p.numel() for p in learner.matcher.parameters()) / 1e6
@@ -188,10 +193,10 @@ def main() -> None:
                 speed = seen / (time.monotonic() - started)
                 print(f"epoch {number}: {seen}, loss {np.mean(losses[-40:]):.3f}, {speed:.0f}/s", flush=True)
         keep(last, {"learner": learner}, epoch=number + 1)
-        matcher = learner.averaged()
-        torch.save({"matcher": matcher.state_dict(), "shape": asdict(matcher.shape)}, out.with_suffix(".pt"))
+        made = learner.averaged()
+        torch.save({"matcher": made.state_dict(), "shape": asdict(made.shape)}, out.with_suffix(".pt"))
         for name, some in zip(DEV_SHARDS, dev, strict=True):
-            print(f"epoch {number}: {name} {report(matcher, some)} ({time.monotonic() - started:.0f} s)", flush=True)
+            print(f"epoch {number}: {name} {report(made, some)} ({time.monotonic() - started:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":
