@@ -1,9 +1,10 @@
-"""Teach one view what several say: `python -m training.compact.distil --model DIR --work DIR --out FILE`.
+"""Teach one view what several say: `python -m training.compact.distil --model DIR --data DIR --work DIR --out DIR`.
 
-The last blocks of the image tower that ships, and its head, learn the mean direction of several views (`boxes.py`), of
-random boxes of the training pictures; texts stay where they are. Starts from the shipped graph itself. Prints dev
-recall, of whole pictures without what makes up for hubs, and how near dev pictures come to their own teachers. OUT gets
-the graph after every epoch, and the text tower as it is; `hubs.py` makes an encoder of it.
+The last blocks of the image tower of MODEL, and its head, learn the mean direction of several views (`boxes.py`), of
+random boxes of the training pictures; texts stay where they are. Starts from the graph itself. Prints how well training
+pictures are known, and after every epoch dev recall of whole pictures, without what makes up for hubs, and how near
+dev pictures come to their own teachers. OUT gets the graph, and the text tower as it is; `hubs.py` makes an encoder of
+it.
 """
 
 from __future__ import annotations
@@ -161,6 +162,14 @@ def report(encoder: Encoder, folder: Path) -> None:
         print(f"{shard} {measure_recall(rows, texts, owner).row()}, cosine to the teacher {near:.4f}", flush=True)
 
 
+def report_by_heart(kept: Kept, texts: NDArray[np.float32]) -> None:
+    """Print the recall of a thousand boxes of training pictures, by one view of them and by all."""
+    some = np.sort(np.random.default_rng(0).permutation(len(kept))[:1000])
+    for name, rows in (("one view", kept.own), ("the teacher", kept.taught)):
+        recall = measure_recall(rows[some], texts[some], np.arange(len(some)))
+        print(f"{len(some)} training pictures, {name}: {recall.row()}", flush=True)
+
+
 def main() -> None:
     """Train, print what it does to dev after every epoch, and write the graph."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -175,7 +184,9 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in ("text.onnx", "tokenizer.json"):
         shutil.copyfile(arguments.model / name, out / name)
-    run = Run(encoder, rounds, torch.from_numpy(np.load(folder / "train-texts.npy")), settings)
+    texts = np.load(folder / "train-texts.npy")
+    report_by_heart(rounds[0], texts)
+    run = Run(encoder, rounds, torch.from_numpy(texts), settings)
     report(encoder, folder)
     for number in range(settings.epochs):
         started = time.monotonic()
