@@ -15,7 +15,7 @@ from PIL import Image
 from indexer import IndexReport, index
 from mmsearch.collection.collection import Collection
 from mmsearch.collection.maintenance import verify
-from mmsearch.encoders import load_encoder
+from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
 from mmsearch.encoders.tuned_head import TowerMap, TunedHead
 from mmsearch.training.store import write_encoder
 from mmsearch.types import DEFAULT_BOUND, Encoder, EncoderSpec, Float32, Modality, RerankerSpec, UInt8
@@ -25,6 +25,9 @@ HAS_OPEN_CLIP = find_spec("open_clip") is not None and find_spec("transformers")
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT / "data" / "photos"
+
+SHIPPED = DEFAULT_ENCODER.replace(":", "-")
+"""Where the weights of the encoder that ships lie, and what its reranker is called."""
 
 COLOURS = {
     "red": (220, 20, 20),

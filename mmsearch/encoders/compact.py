@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmsearch.config import Settings
+from mmsearch.encoders import DEFAULT_ENCODER
 from mmsearch.encoders.hubs import Hubs
 from mmsearch.encoders.languages import MULTILINGUAL_ADVICE, is_foreign
 from mmsearch.encoders.preprocess import SquareResize
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights"
 SCHEME = "compact"
-LATEST = "v4"
 VIEWS = (View(0.0, 0.0, 1.0, 1.0, True), View(0.2, 0.0, 1.0, 0.8, False), View(0.0, 0.2, 0.8, 1.0, True))
 """Chosen by `training.reranker.views`: the best three that there is time for besides the whole."""
 
@@ -46,7 +46,8 @@ _log = logging.getLogger(__name__)
 
 def load(version: str = "", _device: str = "cpu") -> CompactEncoder:
     """Return the compact encoder of a version ("" is the latest); raise UnknownEncoder for one that does not ship."""
-    folder = WEIGHTS / f"{SCHEME}-{version or LATEST}"
+    latest = DEFAULT_ENCODER.partition(":")[2]
+    folder = WEIGHTS / f"{SCHEME}-{version or latest}"
     if not (folder / "manifest.json").is_file():
         versions = sorted(path.name.removeprefix(f"{SCHEME}-") for path in WEIGHTS.glob(f"{SCHEME}-*"))
         shipped = ", ".join(f"{SCHEME}:{one}" for one in versions)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmsearch.encoders import load_encoder
+from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
 from mmsearch.encoders.views import views_of
 from mmsearch.types import Encoder, TokenEncoder
 from tests.support import HAS_OPEN_CLIP, ToyEncoder, picture, tuned_encoder
@@ -22,7 +22,7 @@ def open_clip(family: str) -> Callable[[Path], Encoder]:
 
 ENCODERS: dict[str, Callable[[Path], Encoder]] = {
     "toy": lambda _: ToyEncoder(),
-    "compact:v4": lambda _: load_encoder("compact:v4"),
+    DEFAULT_ENCODER: lambda _: load_encoder(DEFAULT_ENCODER),
     "tuned:contract": lambda _: tuned_encoder("contract"),
     **{f"open_clip {family}": open_clip(family) for family in FAMILIES},
 }

@@ -15,7 +15,7 @@ import filelock
 import pytest
 
 from tests.e2e.situations import NO_PRIVILEGES, SMALL_DISK, Case, Done, situation
-from tests.support import ROOT, make_folder
+from tests.support import ROOT, SHIPPED, make_folder
 
 # --- collections ----------------------------------------------------------------------------------------------------
 
@@ -312,9 +312,9 @@ def broken_encoder(case: Case) -> Done:
 
 @situation
 def weights_missing(case: Case) -> Done:
-    folder = case.tmp / "weights" / "compact-v4"
+    folder = case.tmp / "weights" / SHIPPED
     folder.mkdir(parents=True)
-    shutil.copy(ROOT / "mmsearch" / "encoders" / "weights" / "compact-v4" / "manifest.json", folder)
+    shutil.copy(ROOT / "mmsearch" / "encoders" / "weights" / SHIPPED / "manifest.json", folder)
     patch = (
         "from pathlib import Path; from mmsearch.encoders import compact;"
         f" compact.WEIGHTS = Path({str(folder.parent)!r})"

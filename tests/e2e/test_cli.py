@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mmsearch.encoders import DEFAULT_ENCODER
 from tests.support import PHOTOS, make_folder
 
 COMMAND = str(Path(sys.executable).parent / "mmsearch")
@@ -140,7 +141,7 @@ def test_queries_in_another_language_get_a_hint(indexed: Path) -> None:
         (["index", "/nowhere"], 13, "/nowhere is not there"),
         (["index", str(PHOTOS), "--encoder", "klip"], 8, "There is no encoder 'klip': known are"),
         (["index", str(PHOTOS), "--encoder", "compactt"], 8, "did you mean 'compact'?"),
-        (["index", str(PHOTOS), "--encoder", "compact:v9"], 8, "this mmsearch ships compact:v4"),
+        (["index", str(PHOTOS), "--encoder", "compact:v9"], 8, f"this mmsearch ships {DEFAULT_ENCODER}"),
         (["index", str(PHOTOS), "--index", "hnsw"], 2, "There is no index kind 'hnsw'"),
         (["--log-level", "loud", "info"], 2, "choose one of debug, info, warning, error"),
         (["query", "\udcff"], 2, "not valid UTF-8"),
@@ -177,7 +178,7 @@ def test_info_verify_doctor(indexed: Path) -> None:
     facts = json.loads(call(indexed, "info", "--json").stdout)
     assert facts["modalities"]["image"]["items"] == 87
     assert facts["modalities"]["text"]["vectors"] == 174
-    assert facts["encoder"]["uri"] == "compact:v4"
+    assert facts["encoder"]["uri"] == DEFAULT_ENCODER
     assert [root["kind"] for root in facts["roots"]] == ["folder", "jsonl"]
     text = call(indexed, "info").stdout
     assert "87 items, 87 vectors" in text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mmsearch.encoders import DEFAULT_ENCODER
 from tests.e2e.test_cli import call
 from tests.support import PHOTOS
 
@@ -23,7 +24,7 @@ def test_an_encoder_on_a_corpus(home: Path, tmp_path: Path) -> None:
     done = call(home, "eval", CAPTIONS, "--worst", "2", "--sheet", str(sheet), "--trec", str(trec))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("captions.jsonl; 87 pictures, 174 captions; compact:v4; ")
+    assert lines[0].startswith(f"captions.jsonl; 87 pictures, 174 captions; {DEFAULT_ENCODER}; ")
     assert lines[1].split() == ["text→image", "image→text", "text→text"]
     assert [line.split()[0] for line in lines[2:5]] == ["queries", "candidates", "R@1"]
     assert sum(line.startswith("text→image  rank ") for line in lines) == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mmsearch.encoders import DEFAULT_ENCODER
 from tests.e2e.test_cli import call
 from tests.support import PHOTOS, picture
 from tests.tiny_models import make_model
@@ -106,7 +107,7 @@ def test_models_are_listed(tmp_path: Path) -> None:
     assert {model["uri"] for model in found} >= {"open_clip:ViT-B-32/laion2b_s34b_b79k"}
     assert all(model["dim"] == 512 and not model["on_disk"] for model in found)
     here = call(tmp_path, "models", "--on-disk", HF_HOME=str(tmp_path))
-    assert [line.split()[0] for line in here.stdout.splitlines()] == ["uri", "compact:v4"]
+    assert [line.split()[0] for line in here.stdout.splitlines()] == ["uri", DEFAULT_ENCODER]
     many = call(tmp_path, "models", "--multilingual", "xlm")
     assert "xlm-roberta-base-ViT-B-32" in many.stdout
     none = call(tmp_path, "models", "no-such-model")

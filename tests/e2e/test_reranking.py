@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mmsearch.encoders import DEFAULT_ENCODER
 from mmsearch.rerank.cross_attention import WEIGHTS
 from mmsearch.rerank.multiview import VIEWED
 from tests.e2e.test_cli import call
-from tests.support import PHOTOS
+from tests.support import PHOTOS, SHIPPED
 
 CAPTIONS = str(PHOTOS / "captions.jsonl")
 WORDS = "a red car parked at the side of a street"
@@ -98,12 +99,12 @@ def test_explain_draws_a_map(home: Path, tmp_path: Path) -> None:
     assert call(home, "explain", "a red car", "nowhere.jpg").returncode == 2
     without_words = call(home, "explain", "…", str(PHOTOS / "red-car.jpg"))
     assert (without_words.returncode, len(without_words.stdout.splitlines())) == (0, 1)
-    assert "compact:v4 reads English" in call(home, "explain", "日本語", str(PHOTOS / "red-car.jpg")).stderr
+    assert f"{DEFAULT_ENCODER} reads English" in call(home, "explain", "日本語", str(PHOTOS / "red-car.jpg")).stderr
 
 
 def test_rerankers_are_listed(tmp_path: Path) -> None:
-    shipped = {"uri": "cross_attention:compact-v4", "encoder": "compact:v4", "by_itself": True}
-    manifest = json.loads((WEIGHTS / "compact-v4" / "manifest.json").read_text()) | {"helped": True}
+    shipped = {"uri": f"cross_attention:{SHIPPED}", "encoder": DEFAULT_ENCODER, "by_itself": True}
+    manifest = json.loads((WEIGHTS / SHIPPED / "manifest.json").read_text()) | {"helped": True}
     other = manifest | {"encoder": {"uri": "toy:encoder", "fingerprint": "0" * 64}}
     contents = {"mine": manifest, "older": other, "newer": other, "broken": "no manifest"}
     for name, content in contents.items():
@@ -116,7 +117,7 @@ def test_rerankers_are_listed(tmp_path: Path) -> None:
     first, *own = json.loads(done.stdout)
     assert 0 < first.pop("megabytes") < 12
     assert first == shipped
-    assert own[0] == {"uri": "cross_attention:mine", "encoder": "compact:v4", "megabytes": 0.0, "by_itself": False}
+    assert own[0] == {"uri": "cross_attention:mine", "encoder": DEFAULT_ENCODER, "megabytes": 0.0, "by_itself": False}
     taken = {one["uri"].partition(":")[2]: one["by_itself"] for one in own}
     assert taken == {"mine": False, "newer": True, "older": False}, "what ships goes first, then the newest"
     some = call(tmp_path, "models", "--rerankers", "mine")

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mmsearch.encoders import DEFAULT_ENCODER
 from tests.e2e.test_cli import call, found
 from tests.shapes import draw_corpus
+from tests.support import SHIPPED
 
 pytest.importorskip("torch", reason="needs the extra [train]")
 
@@ -34,7 +36,7 @@ def test_train_index_and_query(home: Path, corpus: Path) -> None:
         f"  left out: {corpus.parent}/0003.png"
     ]
     head, columns, *rows = done.stdout.splitlines()
-    assert head.startswith("compact:v4, learned from 224 pictures and 224 captions, best of ")
+    assert head.startswith(f"{DEFAULT_ENCODER}, learned from 224 pictures and 224 captions, best of ")
     assert "; held out 50 and 50; " in head
     assert columns.split() == ["before", "after", "change", "(95", "%)"]
     assert [row.split()[:2] for row in rows[:6]] == [
@@ -62,7 +64,7 @@ def test_train_a_reranker_and_query_with_it(home: Path, corpus: Path) -> None:
     done = call(home, "train", str(corpus), "--reranker", "--name", "above", "--epochs", "1", "--keep")
     assert done.returncode == 0, done.stderr
     head, *rows = done.stdout.splitlines()
-    assert head.startswith("compact:v4, learned from 224 pictures and 224 captions, best of ")
+    assert head.startswith(f"{DEFAULT_ENCODER}, learned from 224 pictures and 224 captions, best of ")
     assert rows[-1].startswith(f"cross_attention:above is in {home}/rerankers/above; use it: mmsearch query ")
 
     index = call(home, "index", str(corpus.parent), "--collection", "shapes", "-q")
@@ -73,7 +75,7 @@ def test_train_a_reranker_and_query_with_it(home: Path, corpus: Path) -> None:
         for more in (
             ["--reranker", "cross_attention:above"],
             ["--rerank"],
-            ["--reranker", "cross_attention:compact-v4"],
+            ["--reranker", f"cross_attention:{SHIPPED}"],
         )
     )
     assert shipped == named, "--rerank takes the one that ships"

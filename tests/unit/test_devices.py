@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmsearch.encoders import load_encoder
+from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
 from mmsearch.errors import DeviceError
 from mmsearch.runtime import devices
 from mmsearch.runtime.devices import BatchSize, TorchWorker, check_device, find_devices
@@ -32,7 +32,7 @@ def test_compact_runs_on_the_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="CPU only"):
         load_encoder("compact", device="cuda")
     monkeypatch.setenv("MMSEARCH_DEVICE", "cuda")  # meant for the encoders that can choose
-    assert load_encoder("compact").spec.uri == "compact:v4"
+    assert load_encoder("compact").spec.uri == DEFAULT_ENCODER
     monkeypatch.setenv("MMSEARCH_DEVICE", "toaster")
     with pytest.raises(DeviceError, match="toaster"):
         load_encoder("compact")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mmsearch.encoders import load_encoder
+from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
 from mmsearch.encoders.models import list_models
 from mmsearch.errors import EncoderError, UnknownEncoder, WeightsUnavailable
 from tests.tiny_models import FAMILIES
@@ -200,7 +200,7 @@ def test_models_are_listed_with_what_is_on_this_disk(tmp_path: Path, monkeypatch
     (repository / "snapshots" / "abc" / "open_clip_model.safetensors").write_bytes(b"x")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     found = {model.uri: model for model in list_models()}
-    assert found["compact:v4"].on_disk
+    assert found[DEFAULT_ENCODER].on_disk
     base = found["open_clip:ViT-B-32/laion2b_s34b_b79k"]
     assert (base.dim, base.image_size, base.languages, base.on_disk) == (512, 224, "English", True)
     assert base.megabytes == pytest.approx(605, abs=2)

@@ -13,7 +13,7 @@ import pytest
 
 import mmsearch
 from mmsearch.corpora.records import CorpusOptions
-from mmsearch.encoders import load_encoder
+from mmsearch.encoders import DEFAULT_ENCODER, load_encoder
 from mmsearch.errors import EncoderError, MissingExtra, QueryError, UnknownReranker, WeightsUnavailable
 from mmsearch.evaluation.dataset import Direction, load_eval_set
 from mmsearch.evaluation.embed import EmbeddedSet, embed_set
@@ -25,7 +25,7 @@ from mmsearch.training.rerank.tokens import TokenSet, read_tokens, sweep
 from mmsearch.training.store import write_reranker
 from mmsearch.types import Float32, Mask, TokenEncoder, UInt8
 from tests.shapes import draw_corpus
-from tests.support import ToyEncoder
+from tests.support import SHIPPED, ToyEncoder
 
 torch = pytest.importorskip("torch", reason="needs the extra [train]")
 pytest.importorskip("onnx", reason="needs the extra [train]")
@@ -227,7 +227,7 @@ def test_shapes_are_learned_and_nonsense_is_not(tmp_path: Path, home: Path, monk
     assert not list((home / "cache" / "training" / "tokens").iterdir()), "what was read is let go of"
 
     encoder = load_encoder("compact")
-    assert load_reranker("auto", encoder).spec.uri == "cross_attention:compact-v4", "the one that ships comes first"
+    assert load_reranker("auto", encoder).spec.uri == f"cross_attention:{SHIPPED}", "the one that ships comes first"
     dev = draw_corpus(tmp_path / "dev", 100, seed=1)
     directions = [Direction.TEXT_IMAGE]
     before, after = (
@@ -250,7 +250,7 @@ def test_what_cannot_be_learned_from_is_told(corpus: Path, home: Path, monkeypat
     with pytest.raises(QueryError, match="cannot name a reranker"):
         train_reranker(corpus, "../mine")
     with pytest.raises(EncoderError, match="ships with mmsearch"):
-        train_reranker(corpus, "compact-v4")
+        train_reranker(corpus, SHIPPED)
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(MissingExtra, match=r"\[cpu,train\]"):
         train_reranker(corpus, "mine")
@@ -280,7 +280,7 @@ def own(home: Path, name: str, **changes: object) -> Path:
     content = {
         "format": 1,
         "name": name,
-        "encoder": {"uri": "compact:v4", "fingerprint": load_encoder("compact").spec.fingerprint},
+        "encoder": {"uri": DEFAULT_ENCODER, "fingerprint": load_encoder("compact").spec.fingerprint},
         "weight": 0.02,
         "helped": True,
         "files": {"picture.onnx": {"sha256": "0"}, "match.onnx": {"sha256": "0"}},
@@ -310,7 +310,9 @@ def test_the_newest_of_ones_own_that_helped_is_taken_where_none_ships(
     assert load_reranker("auto", encoder).spec.uri == "cross_attention:a-new-one"
     assert "e-broken" in caplog.text
     assert load_reranker("cross_attention:c-no-help", encoder).spec.uri == "cross_attention:c-no-help"
-    with pytest.raises(UnknownReranker, match="d-foreign was made for x:y with other weights than those of compact:v4"):
+    with pytest.raises(
+        UnknownReranker, match=f"d-foreign was made for x:y with other weights than those of {DEFAULT_ENCODER}"
+    ):
         load_reranker("cross_attention:d-foreign", encoder)
     with pytest.raises(WeightsUnavailable, match="make it again with --force"):
         load_reranker("cross_attention:e-broken", encoder)

@@ -20,7 +20,7 @@ from mmsearch.evaluation.runner import evaluate
 from mmsearch.rerank import load_reranker
 from mmsearch.rerank.blending import blend
 from mmsearch.types import Filter, Hit, Item, Modality, SearchResult
-from tests.support import COLOURS, ToyEncoder, ToyReranker, plain
+from tests.support import COLOURS, SHIPPED, ToyEncoder, ToyReranker, plain
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_an_encoder_without_one_is_told(engine: SearchEngine) -> None:
         engine.search("green", rerank=True)
     with pytest.raises(UnknownReranker, match="known are auto"):
         load_reranker("magic", engine.encoder)
-    with pytest.raises(UnknownReranker, match="there are cross_attention:compact-v4"):
+    with pytest.raises(UnknownReranker, match=f"there are cross_attention:{SHIPPED}"):
         load_reranker("cross_attention:nothing", engine.encoder)
 
 

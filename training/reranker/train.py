@@ -32,6 +32,7 @@ from mmsearch.types import EncoderSpec, UInt8
 from ..compact.common import DEV_SHARDS, FLICKR_SHARDS, random_box, train_shards
 from ..compact.phrases import phrases
 from ..compact.running import keep, parse, resume
+from .export import load_matcher
 from .measure import report
 from .swaps import swapped
 
@@ -177,7 +178,7 @@ def main() -> None:
     learner = Learner(shape_of(blocks[0], settings), settings, blocks, steps=settings.epochs * feed.steps())
     del blocks
     if arguments.first is not None:
-        first = torch.load(arguments.first, weights_only=True)["matcher"]
+        first = load_matcher(arguments.first).state_dict()
         for matcher in (learner.matcher, learner.average):
             matcher.load_state_dict(first)
     last = out.with_name(f"{out.name}-last.pt")
