@@ -1,8 +1,9 @@
 """What several views say of random boxes of the training pictures: `python -m training.compact.boxes --help`.
 
-Of each picture a random box is seen as the shipped encoder sees pictures in a second look: whole, and in its views
-(`mmsearch.encoders.views`). Kept are the mean direction of all of them, which is what `distil.py` teaches, and what the
-blocks above the cut take of the whole box. The dev shards are kept as well, their pictures as they are.
+Of each picture, captioned or not (`unlabelled.py`), a random box is seen as the shipped encoder sees pictures in a
+second look: whole, and in its views (`mmsearch.encoders.views`). Kept are the mean direction of all of them, which is
+what `distil.py` teaches, and what the blocks above the cut take of the whole box. The dev shards are kept as well,
+their pictures as they are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnxruntime import InferenceSession, SessionOptions
@@ -28,6 +30,7 @@ from .common import (
     DEV_SHARDS,
     RESIZE,
     RESIZERS,
+    UNLABELLED_SHARDS,
     Floats,
     Sample,
     open_session,
@@ -38,12 +41,14 @@ from .common import (
     to_pixels,
     train_shards,
 )
-from .cuts import COLOUR, TAPPED
+from .cuts import COLOUR, TAPPED, Grids
 from .towers import CUT, CUT_SHAPE
 
 BATCH, THREADS = 4, 2
 WHOLE_SHARE = 0.25  # of the pictures are seen as they are
 LEAST_AREA = 0.4  # of a box
+UNLABELLED_SEED = 1000
+TAPS = 384  # columns of Kept.features before those of colour
 CUT_NAME = f"/tower/_blocks.{CUT - 1}/Add_output_0"
 FEATURES_NAME = "/tower/Concat_output_0"
 
@@ -63,19 +68,36 @@ def seen(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return image if rng.random() < WHOLE_SHARE else random_box(image, rng, least=LEAST_AREA)
 
 
+def box_of(samples: Sequence[Sample], number: int, seed: int | None) -> Image.Image:
+    """Return the box of a picture that a seed stands for; the picture itself without one."""
+    image = samples[number].image()
+    if seed is None:
+        return image
+    return seen(image, np.random.default_rng((seed, number // BATCH * BATCH, number % BATCH)))
+
+
 class Kept:
     """What is known of some pictures, on the disk: see NAMES."""
 
     NAMES = ("cut", "features", "own", "taught")
 
-    def __init__(self, folder: Path, name: str) -> None:
-        """Open what `write` wrote: cut (n, 120, 17, 17) float16, mapped; taps and colour (n, 432); rows (n, dim)."""
-        self.cut, self.features, self.own, self.taught = (
-            np.load(folder / f"{name}-{part}.npy", mmap_mode="r" if part == "cut" else None) for part in self.NAMES
+    def __init__(self, folder: Path, *names: str) -> None:
+        """Open what `write` wrote, one after another: taps and colour (n, 432); rows (n, dim), their own and taught."""
+        self._cuts = [np.load(folder / f"{name}-cut.npy", mmap_mode="r") for name in names]
+        self._ends = np.cumsum([len(cut) for cut in self._cuts])
+        self.features, self.own, self.taught = (
+            np.concatenate([np.load(folder / f"{name}-{part}.npy") for name in names]) for part in self.NAMES[1:]
         )
 
     def __len__(self) -> int:
         return len(self.own)
+
+    def grids(self, which: NDArray[np.int64]) -> Grids:
+        """Return what the blocks above the cut take of some pictures."""
+        parts = np.searchsorted(self._ends, which, side="right")
+        cuts = [self._cuts[part][i - self._ends[part]] for part, i in zip(parts, which, strict=True)]
+        below = torch.from_numpy(self.features[which].astype(np.float32))
+        return Grids(torch.from_numpy(np.stack(cuts)).float(), below[:, :TAPS], below[:, TAPS:])
 
 
 def write(folder: Path, name: str, session: InferenceSession, samples: Sequence[Sample], seed: int | None) -> None:
@@ -103,9 +125,7 @@ def _seen(
     """Yield the cut, taps and colour, the rows of the whole and the mean directions of all views, batch by batch."""
 
     def look(first: int) -> tuple[NDArray[np.float16], NDArray[np.float16], Floats, Floats]:
-        images = [sample.image() for sample in samples[first : first + BATCH]]
-        if seed is not None:
-            images = [seen(one, np.random.default_rng((seed, first, n))) for n, one in enumerate(images)]
+        images = [box_of(samples, n, seed) for n in range(first, min(first + BATCH, len(samples)))]
         whole = np.stack([to_pixels(RESIZERS[RESIZE](one)) for one in images])
         own, grids, features = session.run(["embedding", CUT_NAME, FEATURES_NAME], {"pixels": whole})
         sums = np.zeros_like(own)
@@ -117,6 +137,11 @@ def _seen(
 
     with ThreadPoolExecutor(THREADS) as pool:
         yield from pool.map(look, range(0, len(samples), BATCH))
+
+
+def read_all(data: Path, shards: Sequence[str]) -> list[Sample]:
+    """Return the pictures of several shards, in order."""
+    return list(itertools.chain.from_iterable(read_shard(data / f"{shard}.tar") for shard in shards))
 
 
 def main() -> None:
@@ -136,12 +161,15 @@ def main() -> None:
         captions = [caption for sample in samples for caption in sample.captions]
         np.save(folder / f"{shard}-texts.npy", run_texts(text, tokenizer, captions, output="embedding"))
         np.save(folder / f"{shard}-owner.npy", np.repeat(np.arange(len(samples)), [len(s.captions) for s in samples]))
-    samples = list(itertools.chain.from_iterable(read_shard(data / f"{s}.tar") for s in train_shards(data, ".tar")))
+    samples = read_all(data, train_shards(data, ".tar"))
     rng = np.random.default_rng(0)
     said = [sample.captions[rng.integers(len(sample.captions))] for sample in samples]
     np.save(folder / "train-texts.npy", run_texts(text, tokenizer, said, output="embedding"))
+    others = read_all(data, tuple(shard for shard in UNLABELLED_SHARDS if (data / f"{shard}.tar").exists()))
     for number in range(arguments.rounds):
         write(folder, f"train-{number}", session, samples, number)
+        if others:
+            write(folder, f"unlabelled-{number}", session, others, number + UNLABELLED_SEED)
 
 
 if __name__ == "__main__":

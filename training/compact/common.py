@@ -24,6 +24,7 @@ DEV_SHARDS = ("flickr8k-dev-000", "coco-dev-000")
 FLICKR_SHARDS = tuple(f"flickr8k-train-{i:03d}" for i in range(3))
 TRAIN_SHARDS = FLICKR_SHARDS + tuple(f"coco-train-{i:03d}" for i in range(8))
 MORE_SHARDS = tuple(f"coco-more-{i:03d}" for i in range(4))  # what more.py writes
+UNLABELLED_SHARDS = tuple(f"unlabelled-{i:03d}" for i in range(6))  # what unlabelled.py writes: no captions
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -144,6 +145,14 @@ def write_json(path: Path, value: object) -> None:
 def unit(rows: Floats) -> Floats:
     """Return rows scaled to length one, float32 (n, dim)."""
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+def joined(first: Floats, rest: Sequence[Floats], share: float) -> Floats:
+    """Return rows whose products are (1 − share) × those of `first` plus share × the mean of those of the rest."""
+    if not rest:
+        return first
+    weights = [np.sqrt(np.float32(1.0 - share)), *[np.sqrt(np.float32(share / len(rest)))] * len(rest)]
+    return np.concatenate([weight * rows for weight, rows in zip(weights, (first, *rest), strict=True)], axis=1)
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,13 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from .boxes import Kept
-from .common import DEV_SHARDS, measure_recall
+from .common import DEV_SHARDS, joined, measure_recall
 from .graphs import save_image_graph
 from .head import Encoder, ImageHead
 from .running import parse
 from .towers import COLOUR_CELLS, CUT, ImageTower
 from .tune import SHAPE
 
-TAPS = 384  # columns of Kept.features before those of colour
 UNUSED = ("tower.net._fc.weight", "tower.net._fc.bias")
 
 
@@ -46,6 +45,7 @@ class Settings:
     image_rate: float = 1e-4
     decay: float = 0.05
     direction: float = 10.0  # what 1 − cosine counts for
+    committee: float = 0.0  # share of what the members of the committee (committee.py) say in the answers
     scale: float = 25.0  # of cosines with texts
     texts: int = 1280  # of other pictures, that the answers are compared on
     average: float = 0.98
@@ -79,23 +79,31 @@ def read_image_encoder(path: Path) -> Encoder:
 
 def rows_of(encoder: Encoder, kept: Kept, which: NDArray[np.int64], turned: NDArray[np.bool_] | None = None) -> Tensor:
     """Return unit rows (n, 384) of some pictures, from the cut on; those that are `turned` are mirrored there."""
-    cut = torch.from_numpy(np.stack([kept.cut[i] for i in which])).float()
-    below = torch.from_numpy(kept.features[which].astype(np.float32))
-    taps, colour = below[:, :TAPS], below[:, TAPS:].unflatten(1, (3, COLOUR_CELLS, COLOUR_CELLS))
+    grids = kept.grids(which)
+    cut, colour = grids.cut, grids.colour.unflatten(1, (3, COLOUR_CELLS, COLOUR_CELLS))
     if turned is not None:
         chosen = torch.from_numpy(turned)[:, None, None, None]
         cut, colour = torch.where(chosen, cut.flip(3), cut), torch.where(chosen, colour.flip(3), colour)
     with torch.autocast("cpu", torch.bfloat16):
-        grids = cut.contiguous(memory_format=torch.channels_last)
-        features, tokens = encoder.tower.upper(grids, taps, colour.flatten(1), start=CUT)
+        cut = cut.contiguous(memory_format=torch.channels_last)
+        features, tokens = encoder.tower.upper(cut, grids.taps, colour.flatten(1), start=CUT)
         rows: Tensor = encoder.head(features.float(), tokens)
     return rows.float()
+
+
+@dataclass(frozen=True)
+class Round:
+    """A box of every picture, and rows (n, …) and (m, …) of boxes and texts whose products are to be learned."""
+
+    kept: Kept
+    images: Tensor
+    texts: Tensor
 
 
 class Run:
     """A run over the boxes of the training pictures."""
 
-    def __init__(self, encoder: Encoder, rounds: list[Kept], texts: Tensor, settings: Settings) -> None:
+    def __init__(self, encoder: Encoder, rounds: list[Round], texts: Tensor, settings: Settings) -> None:
         self.encoder, self.average = encoder, copy.deepcopy(encoder)
         self._rounds, self._texts, self._settings = rounds, texts, settings
         encoder.requires_grad_(False)
@@ -109,23 +117,23 @@ class Run:
         self._learned = [weight.requires_grad_(True) for weight in (*tower, *head)]
         groups = [{"params": tower, "lr": settings.image_rate}, {"params": head, "lr": settings.head_rate}]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=settings.decay)
-        self.steps = len(rounds[0]) // settings.batch
+        self.steps = len(rounds[0].kept) // settings.batch
         total, ramp = settings.epochs * self.steps, 60
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: min(1.0, step / ramp) * (0.5 + 0.5 * float(np.cos(np.pi * step / total)))
         )
 
-    def step(self, kept: Kept, which: NDArray[np.int64], rng: np.random.Generator) -> float:
+    def step(self, boxes: Round, which: NDArray[np.int64], rng: np.random.Generator) -> float:
         """Learn from one batch and return its loss: 1 − cosine, and the divergence of the answers to texts.
 
         Those of its own pictures are left out: the teacher, which was trained on them, knows them too well.
         """
         settings = self._settings
         turned = rng.random(len(which)) < settings.mirrored
-        rows, taught = rows_of(self.encoder, kept, which, turned), torch.from_numpy(kept.taught[which])
+        rows, taught = rows_of(self.encoder, boxes.kept, which, turned), torch.from_numpy(boxes.kept.taught[which])
         others = rng.choice(np.setdiff1d(np.arange(len(self._texts)), which), settings.texts, replace=False)
-        texts = self._texts[others].T * settings.scale
-        answers, wanted = (rows @ texts).log_softmax(1), (taught @ texts).log_softmax(1)
+        answers = (rows @ self._texts[others].T * settings.scale).log_softmax(1)
+        wanted = (boxes.images[which] @ boxes.texts[others].T * settings.scale).log_softmax(1)
         loss = settings.direction * (1.0 - (rows * taught).sum(1)).mean()
         loss = loss + kl_div(answers, wanted, log_target=True, reduction="batchmean")
         self._optimizer.zero_grad()
@@ -142,9 +150,9 @@ class Run:
     def epoch(self, number: int) -> float:
         """Learn from one box of every picture, and return the mean loss; rounds of boxes take turns."""
         rng = np.random.default_rng((self._settings.seed, number))
-        kept, losses = self._rounds[number % len(self._rounds)], []
-        for index, which in enumerate(np.array_split(rng.permutation(len(kept)), self.steps)):
-            losses.append(self.step(kept, np.sort(which), rng))
+        boxes, losses = self._rounds[number % len(self._rounds)], []
+        for index, which in enumerate(np.array_split(rng.permutation(len(boxes.kept)), self.steps)):
+            losses.append(self.step(boxes, np.sort(which), rng))
             if index % 20 == 19:
                 print(f"epoch {number}: {index + 1}/{self.steps}, loss {np.mean(losses[-20:]):.3f}", flush=True)
         return float(np.mean(losses))
@@ -164,10 +172,29 @@ def report(encoder: Encoder, folder: Path) -> None:
 
 def report_by_heart(kept: Kept, texts: NDArray[np.float32]) -> None:
     """Print the recall of a thousand boxes of training pictures, by one view of them and by all."""
-    some = np.sort(np.random.default_rng(0).permutation(len(kept))[:1000])
+    some = np.sort(np.random.default_rng(0).permutation(len(texts))[:1000])
     for name, rows in (("one view", kept.own), ("the teacher", kept.taught)):
         recall = measure_recall(rows[some], texts[some], np.arange(len(some)))
         print(f"{len(some)} training pictures, {name}: {recall.row()}", flush=True)
+
+
+def open_rounds(work: Path, texts: NDArray[np.float32], share: float) -> list[Round]:
+    """Return the rounds of boxes: those of captioned pictures first, in the order of their texts, then the others."""
+    folder, committee = work / "boxes", work / "committee"
+    train, others = (
+        sorted(path.name.removesuffix("-own.npy") for path in folder.glob(f"{kind}-*-own.npy"))
+        for kind in ("train", "unlabelled")
+    )
+    said = sorted(committee.glob("train-texts-member*.npy")) if share else []
+    members = [path.name.removeprefix("train-texts-") for path in said]
+    asked = torch.from_numpy(joined(texts, [np.load(path) for path in said], share))
+    rounds = []
+    for number, name in enumerate(train):
+        names = [name, others[number % len(others)]] if others else [name]
+        kept = Kept(folder, *names)
+        rows = [np.concatenate([np.load(committee / f"{each}-{member}") for each in names]) for member in members]
+        rounds.append(Round(kept, torch.from_numpy(joined(kept.taught, rows, share)), asked))
+    return rounds
 
 
 def main() -> None:
@@ -178,14 +205,14 @@ def main() -> None:
     torch.manual_seed(settings.seed)
     torch.set_num_threads(2)
     folder: Path = arguments.work / "boxes"
-    rounds = [Kept(folder, path.name.removesuffix("-own.npy")) for path in sorted(folder.glob("train-*-own.npy"))]
     encoder = read_image_encoder(arguments.model / "image.onnx")
     out: Path = arguments.out or arguments.work / "distilled"
     out.mkdir(parents=True, exist_ok=True)
     for name in ("text.onnx", "tokenizer.json"):
         shutil.copyfile(arguments.model / name, out / name)
     texts = np.load(folder / "train-texts.npy")
-    report_by_heart(rounds[0], texts)
+    rounds = open_rounds(arguments.work, texts, settings.committee)
+    report_by_heart(rounds[0].kept, texts)
     run = Run(encoder, rounds, torch.from_numpy(texts), settings)
     report(encoder, folder)
     for number in range(settings.epochs):

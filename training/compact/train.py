@@ -114,11 +114,13 @@ def class_name_features(work: Path) -> Tensor:
     return torch.from_numpy(run_texts(session, tokenizer, list(_IMAGENET_CATEGORIES), output="features"))
 
 
-def new_heads(shape: Shape, settings: Settings, data: Features, names: Tensor) -> Heads:
+def new_heads(
+    shape: Shape, settings: Settings, data: Features, names: Tensor, tower: ImageTower | None = None
+) -> Heads:
     """Return heads that start as ConSE on one side and the plain sentence embedding on the other."""
     torch.manual_seed(settings.seed)
     heads = Heads(shape, settings, names)
-    weight, bias = ImageTower().classifier()
+    weight, bias = (tower or ImageTower()).classifier()
     heads.image.classifier.weight.data.copy_(weight)
     heads.image.classifier.bias.data.copy_(bias)
     heads.image.residual.standardise(data.views[0].float())
