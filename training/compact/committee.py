@@ -1,9 +1,9 @@
 """Heads on frozen features, whose answers join those of the teacher: `python -m training.compact.committee --help`.
 
-Each member has the towers as their packages have them, EfficientNet-Lite1 or -Lite2, and heads of its own, trained as
-in the first stage on the boxes that `boxes.py` saw. Alone it finds less than the tuned encoder, but it errs elsewhere:
-together they find more than the encoder alone. Writes what every member says of the boxes and of the texts, for
-`distil.py`, and prints what the committee finds on dev.
+Each member has the towers as their packages have them, EfficientNet-Lite0, -Lite1 or -Lite2, and heads of its own,
+trained as in the first stage on the boxes that `boxes.py` saw. Alone it finds less than the tuned encoder, but it errs
+elsewhere: together they find more than the encoder alone. Writes what every member says of the boxes and of the texts,
+for `distil.py`, and prints what the committee finds on dev.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ from .towers import IMAGE_GROUPS, ImageTower, tokenizer_file
 from .train import Features, Heads, Settings, Texts, class_name_features, new_heads, train
 
 BATCH, THREADS = 32, 2
-LITE1_SIZE = 240
 WIDTH = IMAGE_GROUPS["colour"][1]
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 
@@ -55,7 +54,7 @@ class Member(NamedTuple):
     seed: int
 
 
-MEMBERS = (Member("lite2", 1), Member("lite1", 1), Member("lite2", 2), Member("lite1", 2))
+MEMBERS = (Member("lite2", 1), Member("lite1", 1), Member("lite2", 2), Member("lite1", 2), Member("lite0", 1))
 
 
 @torch.no_grad()
@@ -71,12 +70,12 @@ def of_cuts(tower: ImageTower, kept: Kept) -> NDArray[np.float16]:
     return np.concatenate(parts)
 
 
-def batches_of(samples: list[Sample], seed: int | None) -> Iterator[Tensor]:
-    """Yield pixels (n, 3, 240, 240) of the boxes that boxes.py saw, each batch when it is asked for."""
+def batches_of(samples: list[Sample], seed: int | None, size: int) -> Iterator[Tensor]:
+    """Yield pixels (n, 3, size, size) of the boxes that boxes.py saw, each batch when it is asked for."""
 
     def look(number: int) -> Pixels:
         box = box_of(samples, number, seed)
-        return to_pixels(box.resize((LITE1_SIZE, LITE1_SIZE), Image.Resampling.BICUBIC))
+        return to_pixels(box.resize((size, size), Image.Resampling.BICUBIC))
 
     with ThreadPoolExecutor(THREADS) as pool:
         for first in range(0, len(samples), BATCH):
@@ -89,7 +88,7 @@ def of_boxes(tower: ImageTower, samples: list[Sample], seed: int | None) -> NDAr
     """Return features (n, 3696) of boxes by a narrower tower; zeros between its taps and the colours."""
     parts = []
     colours = IMAGE_GROUPS["colour"][1] - IMAGE_GROUPS["colour"][0]
-    for number, pixels in enumerate(batches_of(samples, seed)):
+    for number, pixels in enumerate(batches_of(samples, seed, tower.kind.size)):
         with torch.autocast("cpu", torch.bfloat16):
             features, _ = tower(pixels.float().contiguous(memory_format=torch.channels_last))
         rows = np.zeros((len(features), WIDTH), np.float16)

