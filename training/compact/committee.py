@@ -196,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--rounds", nargs="+", default=["train-0", "train-1"], help="of boxes, to train on")
+    parser.add_argument("--rounds", nargs="+", default=["train-0"], help="of boxes, to train on")
     parser.add_argument("--members", type=int, default=len(MEMBERS))
     arguments = parser.parse_args()
     torch.set_num_threads(2)

@@ -86,7 +86,7 @@ def rows_of(encoder: Encoder, kept: Kept, which: NDArray[np.int64], turned: NDAr
         cut, colour = torch.where(chosen, cut.flip(3), cut), torch.where(chosen, colour.flip(3), colour)
     with torch.autocast("cpu", torch.bfloat16):
         cut = cut.contiguous(memory_format=torch.channels_last)
-        features, tokens = encoder.tower.upper(cut, grids.taps, colour.flatten(1), start=CUT)
+        features, tokens = encoder.tower.upper(cut, grids.taps, colour.flatten(1))
         rows: Tensor = encoder.head(features.float(), tokens)
     return rows.float()
 

