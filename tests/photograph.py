@@ -18,7 +18,7 @@ ALIKE = 0.974
 """Cosine of the worst encoder here (256 colours, 0.980) …"""
 
 UNLIKE = 0.938
-"""… and of the least mistake (its negative, 0.893): every turn and swap of the photograph is another picture."""
+"""… and of the least mistake (its negative, 0.924): every turn and swap of the photograph is another picture."""
 
 PHOTO = Image.open(PHOTOS / "two-brown-dogs.jpg").convert("RGB").resize((480, 318), box=(14, 64, 307, 258))
 LARGE = PHOTO.resize((1200, 796), Image.Resampling.BICUBIC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -9,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from benchmarks.common import shard
 from mmsearch.encoders import load_encoder
 from mmsearch.encoders.compact import WEIGHTS, CompactEncoder
 from mmsearch.errors import UnknownEncoder, WeightsUnavailable
-from mmsearch.images import open_image
+from mmsearch.images import decode, open_image
 from mmsearch.types import Float32
 from tests.support import PHOTOS
 
 V5 = WEIGHTS / "compact-v5"
+WITHOUT_HUBS, WITH_HUBS = slice(None, -2), slice(None)  # of the numbers of a vector
 c, y, x = np.indices((3, 260, 260))
 GOLDEN_PICTURES = {
     "(x * (c + 1) + 2 * y) % 256": (x * (c + 1) + 2 * y) % 256,
@@ -74,26 +76,36 @@ def test_weights_fit_and_are_accounted_for() -> None:
     assert all(source["sha256"] and source["licence"] for source in manifest["sources"])
 
 
-def test_hubs_are_made_up_for(compact: CompactEncoder) -> None:
+def test_pictures_come_first_for_about_as_many_texts(compact: CompactEncoder) -> None:
     rows = [json.loads(line) for line in (PHOTOS / "captions.jsonl").read_text().splitlines()]
     pixels = np.stack([compact.prepare_image(open_image(PHOTOS / row["image"])) for row in rows])
     pictures, texts = compact.encode_images(pixels), compact.encode_texts([t for row in rows for t in row["captions"]])
-    owner = np.repeat(np.arange(len(rows)), [len(row["captions"]) for row in rows])
-    (first, skew), (first_with, skew_with) = (
-        recall_and_skewness(texts[:, some] @ pictures[:, some].T, owner) for some in (slice(None, -2), slice(None))
-    )
-    assert skew_with < skew / 2
-    assert first_with > first - 0.02  # no worse; what is gained shows on dev (training/compact/README.md)
+    without, with_hubs = (skewness_of(texts[:, some] @ pictures[:, some].T) for some in (WITHOUT_HUBS, WITH_HUBS))
+    assert with_hubs < without / 2
 
 
-def recall_and_skewness(scores: Float32, owner: NDArray[np.int64]) -> tuple[float, float]:
-    """Return recall at 1 of texts, and the skewness of how often a picture is among their first ten.
-
-    The latter is what hubness is measured by (Radovanović et al. 2010).
-    """
+def skewness_of(scores: Float32) -> float:
+    """Return that of how often a picture is among a text's first ten: how hubs are told (Radovanović et al. 2010)."""
     often = np.bincount(np.argsort(-scores, axis=1)[:, :10].ravel(), minlength=scores.shape[1])
-    skewness = (((often - often.mean()) / often.std()) ** 3).mean()
-    return float((scores.argmax(axis=1) == owner).mean()), float(skewness)
+    return float((((often - often.mean()) / often.std()) ** 3).mean())
+
+
+@pytest.mark.needs_shared
+def test_hubs_are_made_up_for(compact: CompactEncoder) -> None:
+    """Recall at 1, the mean of both directions, is two points higher. (87 photographs are too few to tell.)"""
+    samples = list(shard("flickr8k-dev-000"))
+    pixels = [compact.prepare_image(decode(io.BytesIO(one.data), one.name)[0]) for one in samples]
+    parts = [pixels[start : start + compact.image_batch] for start in range(0, len(pixels), compact.image_batch)]
+    pictures = np.concatenate([compact.encode_images(np.stack(part)) for part in parts])
+    texts = compact.encode_texts([caption for one in samples for caption in one.captions])
+    owner = np.repeat(np.arange(len(samples)), [len(one.captions) for one in samples])
+    found = []
+    for some in (WITHOUT_HUBS, WITH_HUBS):
+        scores = texts[:, some] @ pictures[:, some].T
+        to_image = (scores.argmax(axis=1) == owner).mean()
+        found.append((to_image + (owner[scores.argmax(axis=0)] == np.arange(len(samples))).mean()) / 2)
+    without, with_hubs = found
+    assert with_hubs > without + 0.02
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:

@@ -60,11 +60,7 @@ COLOUR: dict[str, tuple[str, Callable[[], bytes]]] = {
     "webp animated": (
         "WEBP",
         lambda: encoded(
-            PHOTO,
-            "WEBP",
-            quality=90,
-            save_all=True,
-            append_images=[LARGE.resize(PHOTO.size).transpose(Turn.ROTATE_180)],
+            PHOTO, "WEBP", save_all=True, append_images=[LARGE.resize(PHOTO.size).transpose(Turn.ROTATE_180)]
         ),
     ),
     "gif": ("GIF", lambda: encoded(PHOTO.quantize(256), "GIF")),
@@ -96,7 +92,7 @@ COLOUR: dict[str, tuple[str, Callable[[], bytes]]] = {
     "avif": ("AVIF", lambda: encoded(PHOTO, "AVIF", quality=80)),
     "avif animated": (
         "AVIF",
-        lambda: encoded(PHOTO, "AVIF", quality=80, save_all=True, append_images=[PHOTO.transpose(Turn.ROTATE_180)]),
+        lambda: encoded(PHOTO, "AVIF", save_all=True, append_images=[PHOTO.transpose(Turn.ROTATE_180)]),
     ),
     "ppm": ("PPM", lambda: encoded(PHOTO, "PPM")),
     "ppm in words": ("PPM", lambda: b"P3 480 318 255\n" + b" ".join(b"%d" % n for n in np.asarray(PHOTO).ravel())),

