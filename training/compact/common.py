@@ -28,6 +28,7 @@ UNLABELLED_SHARDS = tuple(f"unlabelled-{i:03d}" for i in range(6))  # what unlab
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
+Pieces = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -111,30 +112,41 @@ def open_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+def pieces_of(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Pieces]:
+    """Return the word pieces (t,) of texts."""
+    return [np.array(encoding.ids, np.int64) for encoding in tokenizer.encode_batch(list(texts))]
+
+
+def padded(texts: Sequence[Pieces]) -> dict[str, Pieces]:
     """Return `input_ids` and `attention_mask`, int64 (n, t), padded with zeros to the longest text."""
-    encodings = tokenizer.encode_batch(list(texts))
-    length = max(len(encoding.ids) for encoding in encodings)
-    ids = np.zeros((len(encodings), length), np.int64)
+    ids = np.zeros((len(texts), max(map(len, texts))), np.int64)
     mask = np.zeros_like(ids)
-    for row, encoding in enumerate(encodings):
-        ids[row, : len(encoding.ids)] = encoding.ids
-        mask[row, : len(encoding.ids)] = 1
+    for row, pieces in enumerate(texts):
+        ids[row, : len(pieces)] = pieces
+        mask[row, : len(pieces)] = 1
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, Pieces]:
+    """Return `input_ids` and `attention_mask`, int64 (n, t), of texts."""
+    return padded(pieces_of(tokenizer, texts))
+
+
+def run_pieces(session: ort.InferenceSession, texts: Sequence[Pieces], *, output: str, batch: int = 64) -> Floats:
+    """Return one named output for every text, float32 (n, …), in the order given; runs sorted by length."""
+    order = np.argsort([len(pieces) for pieces in texts], kind="stable")
+    parts = np.split(order, range(batch, len(order), batch))
+    rows = np.concatenate([session.run([output], padded([texts[i] for i in part]))[0] for part in parts])
+    found = np.empty_like(rows)
+    found[order] = rows
+    return found
 
 
 def run_texts(
     session: ort.InferenceSession, tokenizer: Tokenizer, texts: Sequence[str], *, output: str, batch: int = 64
 ) -> Floats:
-    """Return one named output for every text, float32 (n, …), in the order given; runs sorted by length."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    rows: list[Floats | None] = [None] * len(texts)
-    for start in range(0, len(order), batch):
-        part = order[start : start + batch]
-        (values,) = session.run([output], tokenize(tokenizer, [texts[i] for i in part]))
-        for i, value in zip(part, values, strict=True):
-            rows[i] = value
-    return np.stack([row for row in rows if row is not None])
+    """Return one named output for every text, float32 (n, …), in the order given."""
+    return run_pieces(session, pieces_of(tokenizer, texts), output=output, batch=batch)
 
 
 def write_json(path: Path, value: object) -> None:

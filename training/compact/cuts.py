@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .common import FLICKR_SHARDS, Sample, read_shard, tokenize
+from .nearest import FIRST_WORD, MASK
 from .phrases import phrases
 from .towers import COLOUR_CELLS, CUT, IMAGE_GROUPS, ImageTower
 
-MASK, FIRST_WORD = 103, 999  # word piece [MASK]; those up to FIRST_WORD are special or single characters
 ALIKE = 32  # as many nearest pictures are known of each
 TAPPED = slice(IMAGE_GROUPS["taps"][0], IMAGE_GROUPS["taps"][0] + 384)  # below the cut
 COLOUR = slice(*IMAGE_GROUPS["colour"])

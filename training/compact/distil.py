@@ -10,29 +10,24 @@ it.
 from __future__ import annotations
 
 import argparse
-import copy
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import kl_div
 
 from .boxes import Kept
 from .common import DEV_SHARDS, joined, measure_recall
 from .graphs import save_image_graph
-from .head import Encoder, ImageHead
-from .running import parse
-from .towers import COLOUR_CELLS, CUT, ImageTower
-from .tune import SHAPE
-
-UNUSED = ("tower.net._fc.weight", "tower.net._fc.bias")
+from .head import Encoder
+from .running import Descent, parse
+from .stored import read_image_encoder
+from .towers import COLOUR_CELLS, CUT
 
 
 @dataclass(frozen=True)
@@ -51,30 +46,6 @@ class Settings:
     average: float = 0.98
     mirrored: float = 0.5  # of the boxes
     seed: int = 1
-
-
-def read_image_encoder(path: Path) -> Encoder:
-    """Return the image encoder of a graph that export.py wrote, its weights as they are stored."""
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
-    found: dict[str, NDArray[np.float32]] = {}
-    for name, values in stored.items():
-        if name.endswith(".half"):
-            found[name.removesuffix(".half")] = values.astype(np.float32)
-        elif name.endswith(".int8"):
-            plain = name.removesuffix(".int8")
-            found[plain] = values.astype(np.float32) * stored[f"{plain}.scale"]
-        elif not name.endswith(".scale"):
-            found[name] = values
-    (unnamed,) = (name for name in found if name.startswith("onnx::MatMul"))  # the one that is stored transposed
-    found["head.attention.logits.weight"] = found[unnamed].T
-    found["head.sharpness"] = np.log(found["/head/Exp_output_0"])
-    encoder = Encoder(ImageTower(), ImageHead(SHAPE)).eval()
-    state = encoder.state_dict()
-    for name in state:
-        if name not in UNUSED:
-            state[name] = torch.from_numpy(np.array(found[name], np.float32)).reshape(state[name].shape)
-    encoder.load_state_dict(state)
-    return encoder
 
 
 def rows_of(encoder: Encoder, kept: Kept, which: NDArray[np.int64], turned: NDArray[np.bool_] | None = None) -> Tensor:
@@ -104,9 +75,8 @@ class Run:
 
     def __init__(self, encoder: Encoder, rounds: list[Round], texts: Tensor, asked: Tensor, settings: Settings) -> None:
         """`texts`: unit rows (m, 384) of the student's texts; `asked`: the teachers' rows (m, …) of the same."""
-        self.encoder, self.average = encoder, copy.deepcopy(encoder)
+        self.encoder = encoder
         self._rounds, self._texts, self._asked, self._settings = rounds, texts, asked, settings
-        encoder.requires_grad_(False)
         tower = [
             weight
             for module in (*encoder.tower.net._blocks[CUT:], encoder.tower.net._conv_head)
@@ -114,13 +84,13 @@ class Run:
             if "depthwise" not in name
         ]
         head = [weight for name, weight in encoder.head.named_parameters() if not name.startswith("classifier")]
-        self._learned = [weight.requires_grad_(True) for weight in (*tower, *head)]
-        groups = [{"params": tower, "lr": settings.image_rate}, {"params": head, "lr": settings.head_rate}]
-        self._optimizer = torch.optim.AdamW(groups, weight_decay=settings.decay)
         self.steps = len(rounds[0].kept) // settings.batch
-        total, ramp = settings.epochs * self.steps, 60
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: min(1.0, step / ramp) * (0.5 + 0.5 * float(np.cos(np.pi * step / total)))
+        self.descent = Descent(
+            encoder,
+            [(tower, settings.image_rate), (head, settings.head_rate)],
+            steps=settings.epochs * self.steps,
+            decay=settings.decay,
+            average=settings.average,
         )
 
     def step(self, boxes: Round, which: NDArray[np.int64], rng: np.random.Generator) -> float:
@@ -136,16 +106,7 @@ class Run:
         wanted = (boxes.images[which] @ self._asked[others].T * settings.scale).log_softmax(1)
         loss = settings.direction * (1.0 - (rows * taught).sum(1)).mean()
         loss = loss + kl_div(answers, wanted, log_target=True, reduction="batchmean")
-        self._optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self._learned, 2.0)
-        self._optimizer.step()
-        self._schedule.step()
-        with torch.no_grad():
-            for slow, fast in zip(self.average.parameters(), self.encoder.parameters(), strict=True):
-                if fast.requires_grad:
-                    slow.lerp_(fast, 1.0 - settings.average)
-        return loss.item()
+        return self.descent.step(loss)
 
     def epoch(self, number: int) -> float:
         """Learn from one box of every picture, and return the mean loss; rounds of boxes take turns."""
@@ -223,8 +184,8 @@ def main() -> None:
         started = time.monotonic()
         loss = run.epoch(number)
         print(f"epoch {number}: loss {loss:.3f} ({time.monotonic() - started:.0f} s)", flush=True)
-        report(run.average, folder)
-        save_image_graph(run.average, out / "image.onnx", outputs=("embedding", "tokens"))
+        report(run.descent.average, folder)
+        save_image_graph(run.descent.average, out / "image.onnx", outputs=("embedding", "tokens"))
 
 
 if __name__ == "__main__":

@@ -17,19 +17,30 @@ import numpy as np
 
 from mmsearch.encoders.hubs import Bank, Hubs
 
-from .common import RESIZE, RESIZERS, Floats, Pixels, open_session, open_tokenizer, read_shard, run_texts, to_pixels
+from .common import (
+    FLICKR_SHARDS,
+    RESIZE,
+    RESIZERS,
+    Floats,
+    Pixels,
+    open_session,
+    open_tokenizer,
+    read_shard,
+    run_texts,
+    to_pixels,
+    train_shards,
+)
 from .evaluate import embed_pictures
 from .phrases import phrases
 
 T = TypeVar("T")
-SHARDS = ("flickr8k-train-000", "coco-train-000")
 
 
 @dataclass(frozen=True)
 class Settings:
     """How many pictures stand in the bank of texts, how many captions and phrases in that of pictures.
 
-    As many of each of SHARDS. Rows have `axes` dimensions there; a cosine loses `share` of the hubness.
+    As many of each corpus. Rows have `axes` dimensions there; a cosine loses `share` of the hubness.
     """
 
     pictures: int = 2000
@@ -101,8 +112,9 @@ def main() -> None:
     rng = np.random.default_rng(settings.seed)
     pictures: list[Pixels] = []
     texts: list[str] = []
-    for shard in SHARDS:
-        samples = list(read_shard(arguments.data / f"{shard}.tar"))
+    for is_flickr in (True, False):
+        shards = [s for s in train_shards(arguments.data, ".tar") if (s in FLICKR_SHARDS) is is_flickr]
+        samples = [sample for shard in shards for sample in read_shard(arguments.data / f"{shard}.tar")]
         captions = [caption for sample in samples for caption in sample.captions]
         short = sorted({phrase for caption in captions for phrase in phrases(caption)})
         pictures += [to_pixels(RESIZERS[RESIZE](s.image())) for s in some(samples, settings.pictures, rng)]

@@ -1,14 +1,19 @@
-"""What the runs that go on where they were stopped share: settings as arguments, and what is kept between epochs."""
+"""What runs share: settings as arguments, what is kept between epochs, and steps towards what a teacher says."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import copy
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor, nn
+
+WARM_UP = 60  # steps
 
 _S = TypeVar("_S", bound=Any)
 
@@ -54,3 +59,40 @@ def resume(path: Path, parts: Mapping[str, Stateful]) -> int:
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return int(state["epoch"])
+
+
+class Descent:
+    """AdamW over some weights of an encoder, its rate a cosine behind a warm-up, and the slow average of them."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        groups: Sequence[tuple[Sequence[nn.Parameter], float]],
+        *,
+        steps: int,
+        decay: float,
+        average: float,
+    ) -> None:
+        """`groups`: weights and their rate; the others stay as they are."""
+        self.encoder, self.average, self._share = encoder, copy.deepcopy(encoder), 1.0 - average
+        encoder.requires_grad_(False)
+        self._learned = [weight.requires_grad_(True) for weights, _ in groups for weight in weights]
+        self._optimizer = torch.optim.AdamW(
+            [{"params": weights, "lr": rate} for weights, rate in groups], weight_decay=decay
+        )
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: min(1.0, step / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        )
+
+    def step(self, loss: Tensor) -> float:
+        """Take a step and return the loss."""
+        self._optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self._learned, 2.0)
+        self._optimizer.step()
+        self._schedule.step()
+        with torch.no_grad():
+            for slow, fast in zip(self.average.parameters(), self.encoder.parameters(), strict=True):
+                if fast.requires_grad:
+                    slow.lerp_(fast, self._share)
+        return loss.item()
