@@ -18,7 +18,7 @@ from mmsearch.runtime.devices import AUTO, check_device
 from mmsearch.runtime.plugins import from_plugin, plugins
 from mmsearch.types import Encoder, EncoderSpec
 
-DEFAULT_ENCODER = "compact:v5"
+DEFAULT_ENCODER = "compact:v6"
 ENTRY_POINT_GROUP = "mmsearch.encoders"
 _BUILT_IN = {
     "compact": "mmsearch.encoders.compact",

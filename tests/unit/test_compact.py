@@ -19,7 +19,7 @@ from mmsearch.images import decode, open_image
 from mmsearch.types import Float32
 from tests.support import PHOTOS
 
-V5 = WEIGHTS / "compact-v5"
+V6 = WEIGHTS / "compact-v6"
 WITHOUT_HUBS, WITH_HUBS = slice(None, -2), slice(None)  # of the numbers of a vector
 c, y, x = np.indices((3, 260, 260))
 GOLDEN_PICTURES = {
@@ -38,7 +38,7 @@ def compact() -> CompactEncoder:
 
 
 def test_canonical_vectors(compact: CompactEncoder) -> None:
-    golden = json.loads((V5 / "golden.json").read_text())
+    golden = json.loads((V6 / "golden.json").read_text())
     texts = compact.encode_texts([entry["text"] for entry in golden["texts"]])
     for row, entry in zip(texts, golden["texts"], strict=True):
         assert float(row @ np.array(entry["embedding"], np.float32)) >= 0.999
@@ -68,10 +68,10 @@ def test_reduced_decoding_hardly_moves_the_vector(compact: CompactEncoder, tmp_p
 
 
 def test_weights_fit_and_are_accounted_for() -> None:
-    assert sum(path.stat().st_size for path in V5.iterdir()) <= 40_000_000
-    manifest = json.loads((V5 / "manifest.json").read_text())
+    assert sum(path.stat().st_size for path in V6.iterdir()) <= 40_000_000
+    manifest = json.loads((V6 / "manifest.json").read_text())
     assert set(manifest["files"]) == {"image.onnx", "text.onnx", "hubs.npz", "tokenizer.json"}
-    card = (V5 / "MODEL_CARD.md").read_text()
+    card = (V6 / "MODEL_CARD.md").read_text()
     assert all(word in card for word in ("EfficientNet-Lite2", "all-MiniLM-L6-v2", "COCO", "Flickr8k", "Apache-2.0"))
     assert all(source["sha256"] and source["licence"] for source in manifest["sources"])
 
@@ -109,7 +109,7 @@ def test_hubs_are_made_up_for(compact: CompactEncoder) -> None:
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:
-    shutil.copytree(V5, tmp_path / "w")
+    shutil.copytree(V6, tmp_path / "w")
     data = bytearray((tmp_path / "w" / "text.onnx").read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "w" / "text.onnx").write_bytes(data)
@@ -149,6 +149,6 @@ def test_long_texts_are_cut_and_that_is_logged(compact: CompactEncoder, caplog: 
 
 
 def test_versions_that_do_not_ship(tmp_path: Path) -> None:
-    with pytest.raises(UnknownEncoder, match="ships compact:v5"):
+    with pytest.raises(UnknownEncoder, match="ships compact:v6"):
         load_encoder("compact:v9")
-    assert load_encoder("compact").spec == load_encoder("compact:v5").spec
+    assert load_encoder("compact").spec == load_encoder("compact:v6").spec

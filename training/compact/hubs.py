@@ -47,7 +47,7 @@ class Settings:
     captions: int = 1500
     phrases: int = 750
     axes: int = 96
-    sharpness: float = 20.0
+    sharpness: float = 17.0
     share: float = 0.75
     beta: float = 0.35
     limit: float = 0.3
